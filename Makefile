@@ -1,0 +1,64 @@
+# `make demo` and `make test` need Python 3.11 (and Node 20 for what is JavaScript); all else they bring.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PORT ?=
+
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    the flights demo on http://127.0.0.1:8000 (PORT=… for another)"
+	@echo "make test    lint, types, import contracts, tests, browser tests"
+	@echo "make bench   the figures of docs/performance.md, measured here"
+	@echo "make clean   remove what the others made"
+
+demo: $(VENV)/demo
+	@$(BIN)/pushsvc --log-level warning demo $(if $(PORT),--port $(PORT))
+
+test: lint types imports pytest
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev
+	$(BIN)/mypy
+
+imports: $(VENV)/dev
+	$(BIN)/lint-imports
+
+pytest: $(VENV)/dev chromium
+	$(BIN)/python -m pytest
+
+chromium:
+	@.ci/chromium
+
+bench: $(VENV)/dev
+	$(BIN)/python -m benchmarks.latency
+
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pushsvc build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# Each set-up once: a stamp in the virtual environment, older than what it was made from, is made again.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "pushsvc needs Python 3.11 or newer; say where it is with PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing pushsvc and its engines (some minutes at the first time)"
+	@$(PIP) install --quiet --progress-bar on -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing pushsvc, its engines and its tools (some minutes at the first time)"
+	@$(PIP) install --quiet --progress-bar on -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.PHONY: help demo test lint types imports pytest chromium bench format clean
