@@ -1,0 +1,268 @@
+"""The plain values everything else speaks of: job ids and states, channels, positions, cursors, principals."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Literal, NewType
+from urllib.parse import quote, unquote
+
+from .errors import BadCursor, BadRequest
+
+JobId = NewType("JobId", str)
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_JOB_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+
+
+def new_job_id() -> JobId:
+    """A ULID (github.com/ulid/spec): 48 bits of milliseconds, so ids sort by age, and 80 random bits."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    return JobId("".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5)))
+
+
+def is_job_id(text: str) -> bool:
+    return _JOB_ID.fullmatch(text) is not None
+
+
+class JobStatus(StrEnum):
+    """The states of a job; the last four are terminal, and exactly one of them is ever reached."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def terminal(self) -> bool:
+        return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One row of `jobs`: all that is known of a job but its result's bytes, which are read apart."""
+
+    id: JobId
+    tenant: str
+    owner: str | None
+    name: str
+    status: JobStatus
+    version: int
+    attempt: int
+    created_at: datetime
+    changed_at: datetime
+    run_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    expires_at: datetime | None = None
+    error: str | None = None
+    """The problem object as JSON text."""
+    inline: bool = True
+    result_bytes: int | None = None
+    result_sha256: str | None = None
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds, as in `2026-11-22T09:00:00.123Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# Channels -----------------------------------------------------------------------------------------
+
+CHANNEL_KINDS = ("job", "user", "group")
+_CHANNEL = re.compile(r"(job|user|group):([^\x00-\x1f\x7f]{1,200})")
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A channel of one tenant. `name` is `job:<id>`, `user:<subject>` or `group:<name>`."""
+
+    tenant: str
+    name: str
+
+    @property
+    def kind(self) -> str:
+        return self.name.partition(":")[0]
+
+    @property
+    def key(self) -> str:
+        """What follows the kind: the job's id, the subject, the group's name."""
+        return self.name.partition(":")[2]
+
+
+def check_channel(name: object) -> str:
+    """The name, if it is a channel's; else raises BadRequest."""
+    if not isinstance(name, str) or not _CHANNEL.fullmatch(name):
+        raise BadRequest(f"{name!r:.80} is not a channel; channels are job:<id>, user:<subject>, group:<name>")
+    return name
+
+
+def inbox(subject: str) -> str:
+    return f"user:{subject}"
+
+
+def job_channel(job: str) -> str:
+    return f"job:{job}"
+
+
+# Positions and cursors ----------------------------------------------------------------------------
+
+JOB_EPOCH = "1"
+"""Job channels have one epoch for ever: their offset is the job's version."""
+
+_POSITION = re.compile(r"([0-9a-z]{1,16})\.(\d{1,18})")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in one channel, written `epoch.offset`. Offsets of different epochs do not compare."""
+
+    epoch: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        match = _POSITION.fullmatch(text)
+        if not match:
+            raise BadCursor(f"{text!r:.60} is not a position; positions look like k3.41")
+        return cls(match[1], int(match[2]))
+
+
+Anchor = Literal["now", "start"]
+Place = Position | Anchor
+"""Where to read on from in a channel: a position, its end, or the oldest that is still kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Positions of several channels, and where to begin in those it does not name."""
+
+    positions: Mapping[str, Position] = field(default_factory=dict)
+    default: Anchor = "now"
+
+    def place(self, channel: str) -> Place:
+        return self.positions.get(channel, self.default)
+
+    def __str__(self) -> str:
+        return format_cursor(self.positions.items())
+
+    @classmethod
+    def parse(cls, text: str | None, limit: int = 8192) -> Cursor:
+        """Read `channel@epoch.offset,…`, `now` or `start`; nothing at all is `now`.
+
+        Raises BadCursor if it is malformed, names a channel twice, or is longer than `limit` characters.
+        """
+        if not text or text == "now":
+            return cls()
+        if text == "start":
+            return cls(default="start")
+        if len(text) > limit:
+            raise BadCursor(f"the cursor is longer than {limit} characters; subscribe to fewer channels at once")
+        positions: dict[str, Position] = {}
+        for part in text.split(","):
+            encoded, at, position = part.rpartition("@")
+            name = unquote(encoded)
+            if not at or not _CHANNEL.fullmatch(name) or name in positions:
+                raise BadCursor(f"{part!r:.80} is not channel@epoch.offset")
+            positions[name] = Position.parse(position)
+        return cls(positions)
+
+
+def format_cursor(positions: Iterable[tuple[str, Position]]) -> str:
+    return ",".join(f"{quote(name, safe=':')}@{position}" for name, position in positions)
+
+
+# Who ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking: a subject of a tenant, with the channels and scopes that its token names."""
+
+    subject: str
+    tenant: str = "default"
+    channels: frozenset[str] = frozenset()
+    scopes: frozenset[str] = frozenset({"submit", "read"})
+    expires_at: datetime | None = None
+
+
+# What is asked for --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """An accepted job before it is stored. `timeout` and `retention` in seconds; `params` is JSON text."""
+
+    id: JobId
+    tenant: str
+    owner: str | None
+    name: str
+    params: str
+    timeout: float
+    retention: float
+    max_attempts: int
+    priority: int = 0
+    run_at: datetime | None = None
+    deadline: datetime | None = None
+    channels: tuple[str, ...] = ()
+    callback_url: str | None = None
+    key: str | None = None
+    digest: str = ""
+    """SHA-256 of the payload, which `key` stands for and by which equal jobs coalesce."""
+    coalesce: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A submission in the store: its job, or the one it joined, and where the owner's inbox stood just then:
+    the job's last event is still to come after it."""
+
+    job: Job
+    inbox: Position | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that this worker has started: what it needs to run it, and the version that fences its end."""
+
+    job: Job
+    params: str
+    timeout: float
+    failures: int
+    max_attempts: int
+    deadline: datetime | None
+    channels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended. The store takes it only while the job's version is still `version`."""
+
+    id: JobId
+    version: int
+    status: JobStatus
+    result: bytes | None = None
+    """The encoded JSON, encoded once by the worker."""
+    error: str | None = None
+    inline: bool = True
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Volatile: the latest wins, and it is never logged."""
+
+    job: str
+    value: float
+    message: str = ""
+    queries: tuple[Mapping[str, Any], ...] = ()

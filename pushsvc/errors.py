@@ -1,0 +1,241 @@
+"""One tree of errors. Each class is a row: code, HTTP status, WebSocket close code, whether to try again.
+
+    PushsvcError
+    ├── SettingsError          the service can't start like this
+    ├── BudgetError            the database could not bear this many connections
+    ├── RequestError           the caller's fault; nothing was changed
+    │   ├── BadRequest  Unauthorized  Forbidden  NotFound  UnknownJob  InvalidParams
+    │   ├── KeyReused  AlreadyFinished  Gone  TooLarge  TooMany  BadCursor  BadFrame
+    │   └── QueueFull
+    ├── Unavailable            PostgreSQL or Redis is away; try again
+    ├── JobError               how a job ended when it did not succeed
+    │   ├── JobFailed  JobTimedOut  WorkerLost  JobCancelled  JobExpired
+    └── QueryError             a promise's misuse (a query's own error is raised as it is)
+        ├── QueryCancelled  TransactionOpen
+
+As an HTTP answer an error is a problem object (RFC 9457); on a WebSocket it is an `error` frame or a
+close code: 4000 to 4399 reconnect, 4400 to 4999 stop.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class PushsvcError(Exception):
+    """Something went wrong in pushsvc itself."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    close_code: ClassVar[int] = 4000
+    temporary: ClassVar[bool] = False
+
+    def __init__(self, detail: str | None = None, **extra: Any) -> None:
+        super().__init__(detail or self.title())
+        self.detail = detail
+        self.extra = extra
+
+    @classmethod
+    def title(cls) -> str:
+        """The first line of the class's docstring: what happened, in one sentence."""
+        return (cls.__doc__ or cls.__name__).strip().splitlines()[0]
+
+    def problem(self) -> dict[str, Any]:
+        """The problem object (RFC 9457) of this error."""
+        body: dict[str, Any] = {
+            "type": f"urn:pushsvc:error:{self.code}",
+            "title": self.title(),
+            "status": self.status,
+            "code": self.code,
+        }
+        if self.detail:
+            body["detail"] = self.detail
+        return body | self.extra
+
+    def frame(self) -> dict[str, Any]:
+        """The `error` member of a WebSocket answer."""
+        body: dict[str, Any] = {"code": self.code, "title": self.title(), "temporary": self.temporary}
+        if self.detail:
+            body["detail"] = self.detail
+        return body | self.extra
+
+
+class SettingsError(PushsvcError):
+    """The settings are not valid."""
+
+    code = "settings"
+
+
+class BudgetError(PushsvcError):
+    """The database server could not bear the connections that these settings ask for."""
+
+    code = "budget"
+
+
+class RequestError(PushsvcError):
+    """The request can't be served as it stands."""
+
+    code = "bad_request"
+    status = 400
+    close_code = 4400
+
+
+class BadRequest(RequestError):
+    """The request is malformed."""
+
+
+class BadCursor(RequestError):
+    """The cursor is malformed."""
+
+    code = "bad_cursor"
+
+
+class BadFrame(RequestError):
+    """The frame is malformed or its operation unknown."""
+
+    code = "bad_frame"
+
+
+class Unauthorized(RequestError):
+    """The request carries no valid credentials."""
+
+    code = "unauthorized"
+    status = 401
+    close_code = 4401
+
+
+class Forbidden(RequestError):
+    """The credentials do not allow this."""
+
+    code = "forbidden"
+    status = 403
+    close_code = 4403
+
+
+class NotFound(RequestError):
+    """There is no such thing, or it is not yours."""
+
+    code = "not_found"
+    status = 404
+    close_code = 4404
+
+
+class UnknownJob(NotFound):
+    """No job of that name is registered."""
+
+    code = "unknown_job"
+
+
+class InvalidParams(RequestError):
+    """The parameters do not fit the job's signature."""
+
+    code = "invalid_params"
+    status = 422
+
+
+class KeyReused(RequestError):
+    """The idempotency key was used before with another payload."""
+
+    code = "key_reused"
+    status = 422
+
+
+class AlreadyFinished(RequestError):
+    """The job has already finished."""
+
+    code = "already_finished"
+    status = 409
+
+
+class Gone(RequestError):
+    """The result is not there any more, or never will be."""
+
+    code = "gone"
+    status = 410
+
+
+class TooLarge(RequestError):
+    """The request is larger than allowed."""
+
+    code = "too_large"
+    status = 413
+    close_code = 4413
+
+
+class TooMany(RequestError):
+    """There are too many of these at once."""
+
+    code = "too_many"
+    status = 429
+    close_code = 4029
+    temporary = True
+
+
+class QueueFull(TooMany):
+    """The queue is full."""
+
+    code = "queue_full"
+
+
+class Unavailable(PushsvcError):
+    """The service can't reach what it needs right now."""
+
+    code = "unavailable"
+    status = 503
+    close_code = 4003
+    temporary = True
+
+
+class JobError(PushsvcError):
+    """The job did not succeed."""
+
+    code = "job_failed"
+
+
+class JobFailed(JobError):
+    """The job raised an error."""
+
+
+class JobTimedOut(JobError):
+    """The job took longer than it may."""
+
+    code = "job_timed_out"
+    status = 504
+
+
+class WorkerLost(JobError):
+    """The worker running the job died and no attempt was left."""
+
+    code = "worker_lost"
+
+
+class JobCancelled(JobError):
+    """The job was cancelled."""
+
+    code = "job_cancelled"
+    status = 410
+
+
+class JobExpired(JobError):
+    """The job's deadline passed before it could finish."""
+
+    code = "job_expired"
+    status = 410
+
+
+class QueryError(PushsvcError):
+    """The query can't be run like this."""
+
+    code = "query"
+
+
+class QueryCancelled(QueryError):
+    """The query was cancelled before it had an answer."""
+
+    code = "query_cancelled"
+
+
+class TransactionOpen(QueryError):
+    """An asynchronous query was asked for inside a transaction that forbids it."""
+
+    code = "transaction_open"

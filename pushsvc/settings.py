@@ -1,0 +1,150 @@
+"""The sole reader of the environment: one frozen object of everything that can be set."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+
+from .errors import SettingsError
+
+PREFIX = "PUSHSVC_"
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"": 1, "b": 1, "k": 1024, "kib": 1024, "kb": 1000, "m": 1024**2, "mib": 1024**2, "mb": 1000**2}
+
+
+def parse_duration(value: object) -> object:
+    """`"90"`, `"500ms"`, `"24h"` or a number, to seconds."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", value)
+        if not match:
+            raise ValueError("a duration is a number with ms, s, m, h or d, such as 30s or 24h")
+        return float(match[1]) * _SECONDS[match[2] or "s"]
+    return value
+
+
+def parse_size(value: object) -> object:
+    """`"65536"` or `"64 KiB"`, to bytes."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+)\s*([a-zA-Z]*)\s*", value)
+        if not match or match[2].lower() not in _BYTES:
+            raise ValueError("a size is a number of bytes, with KiB or MiB if you like, such as 64KiB")
+        return int(match[1]) * _BYTES[match[2].lower()]
+    return value
+
+
+def _parse_list(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_parse_list)]
+
+
+class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True):
+    """Everything that can be set, each field from `PUSHSVC_<FIELD>`. Durations in seconds, sizes in bytes.
+
+    URLs are secrets, since they may hold a password: `repr` and `masked()` never show one.
+    """
+
+    database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    bus_url: SecretStr | None = None
+    secret: SecretStr | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    queue: str = "arq:queue"
+    max_jobs: int = Field(10, ge=1)
+    executor_concurrency: int = Field(4, ge=1)
+    store_connections: int = Field(4, ge=2)
+    lease: Seconds = 8.0
+    poll: Seconds = 0.5
+    drain: Seconds = 10.0
+    queue_limit: int = Field(100_000, ge=1)
+
+    retention: Seconds = 86400.0
+    inline_limit: Bytes = 64 * 1024
+    result_limit: Bytes = 64 * 1024**2
+    sweep: Seconds = 1.0
+
+    allowed_origins: Names = ()
+    body_limit: Bytes = 1024**2
+    frame_limit: Bytes = 64 * 1024
+    cursor_limit: Bytes = 8 * 1024
+    channel_limit: int = Field(100, ge=1)
+    connection_limit: int = Field(100, ge=1)
+    backlog_limit: Bytes = 1024**2
+    hello_timeout: Seconds = 10.0
+    ping: Seconds = 25.0
+    top_check: Seconds = 20.0
+    wait_limit: Seconds = 60.0
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Read `PUSHSVC_*`.
+
+        Raises SettingsError, naming the variable, on an unknown name (with the nearest right one) or a
+        value that does not parse; the value itself is never in the message.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for name, value in environ.items():
+            if not name.startswith(PREFIX) or value == "":
+                continue
+            field = name.removeprefix(PREFIX).lower()
+            if field not in cls.model_fields:
+                raise SettingsError(_unknown(name, cls))
+            values[field] = value
+        try:
+            return cls.model_validate(values | overrides)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{PREFIX}{str(part['loc'][0]).upper()}: {part['msg']}" for part in error.errors(include_input=False)
+            )
+            raise SettingsError(problems) from None
+
+    def masked(self) -> dict[str, str]:
+        """Every setting as text, secrets and passwords as `***`: what may be printed."""
+        shown: dict[str, str] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                value = mask_url(value.get_secret_value()) if name.endswith("_url") else "***"
+            shown[PREFIX + name.upper()] = "" if value is None else str(value)
+        return shown
+
+    def need(self, name: Literal["database_url", "redis_url", "secret"]) -> str:
+        """The value of a setting without which this command can't run. Raises SettingsError if unset."""
+        value: SecretStr | None = getattr(self, name)
+        if value is None:
+            raise SettingsError(
+                f"{PREFIX}{name.upper()} is not set; set it, or use `pushsvc dev`, which brings engines of its own"
+            )
+        return value.get_secret_value()
+
+    @property
+    def bus(self) -> str:
+        """The URL of the pub/sub Redis: `bus_url`, else `redis_url`."""
+        return self.bus_url.get_secret_value() if self.bus_url else self.need("redis_url")
+
+
+def mask_url(url: str) -> str:
+    """The URL with its password as `***`."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+
+
+def _unknown(name: str, cls: type[Settings]) -> str:
+    known = [PREFIX + field.upper() for field in cls.model_fields]
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}")
