@@ -1,0 +1,98 @@
+"""Who is asking: bearer tokens (JWT, RFC 7519, signed with HS256) and what they claim."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import jwt
+
+from ..domain import Principal, check_channel
+from ..errors import BadRequest, Forbidden, SettingsError, Unauthorized
+
+DEFAULT_SCOPES = frozenset({"submit", "read"})
+LEEWAY = 5
+"""Seconds that two machines' clocks may differ."""
+
+
+class Tokens:
+    """Signs and checks tokens with the service's secret (at least 16 characters; 32 and more are better)."""
+
+    def __init__(self, secret: str) -> None:
+        if len(secret) < 16:
+            raise SettingsError(
+                "PUSHSVC_SECRET is shorter than 16 characters; `openssl rand -base64 32` makes a good one"
+            )
+        self._secret = secret
+
+    def __repr__(self) -> str:
+        return "<Tokens HS256>"
+
+    def mint(
+        self,
+        sub: str,
+        *,
+        tenant: str = "default",
+        channels: Iterable[str] = (),
+        scope: Iterable[str] = DEFAULT_SCOPES,
+        ttl: float = 3600.0,
+    ) -> str:
+        """A token for `sub`, valid for `ttl` seconds. Raises BadRequest on what is not a channel."""
+        now = int(time.time())
+        claims: dict[str, Any] = {"sub": sub, "tenant": tenant, "iat": now, "exp": now + max(1, int(ttl))}
+        claims["scope"] = " ".join(sorted(scope))
+        if named := [check_channel(name) for name in channels]:
+            claims["channels"] = named
+        return jwt.encode(claims, self._secret, algorithm="HS256")
+
+    def verify(self, token: str) -> Principal:
+        """Whose token it is. Raises Unauthorized on anything but a whole, signed, unexpired one."""
+        try:
+            claims = jwt.decode(
+                token, self._secret, algorithms=["HS256"], leeway=LEEWAY, options={"require": ["sub", "exp"]}
+            )
+        except jwt.ExpiredSignatureError:
+            raise Unauthorized("the token has expired") from None
+        except jwt.MissingRequiredClaimError as error:
+            raise Unauthorized(f"the token lacks the claim {error.claim}") from None
+        except jwt.InvalidTokenError:
+            raise Unauthorized("the token is not valid") from None
+        return principal_of(claims)
+
+
+def principal_of(claims: dict[str, Any]) -> Principal:
+    """The claims as a Principal. Raises Unauthorized when one is of the wrong shape."""
+    subject, tenant = claims["sub"], claims.get("tenant", "default")
+    if not isinstance(tenant, str) or not tenant or len(tenant) > 100:
+        raise Unauthorized("the claim tenant is not a short string")
+    try:
+        check_channel(f"user:{subject}")
+        channels = frozenset(check_channel(name) for name in claims.get("channels") or ())
+    except (BadRequest, TypeError):
+        raise Unauthorized("the claim sub or channels is malformed") from None
+    scope = claims.get("scope")
+    scopes = DEFAULT_SCOPES if scope is None else _scopes(scope)
+    return Principal(subject, tenant, channels, scopes, datetime.fromtimestamp(claims["exp"], UTC))
+
+
+def _scopes(scope: Any) -> frozenset[str]:
+    """RFC 8693 writes scopes as one string with spaces; lists and commas are understood too."""
+    if isinstance(scope, str):
+        return frozenset(scope.replace(",", " ").split())
+    if isinstance(scope, list) and all(isinstance(part, str) for part in scope):
+        return frozenset(scope)
+    raise Unauthorized("the claim scope is malformed")
+
+
+def bearer(header: str | None) -> str | None:
+    """The token of an `Authorization: Bearer …` header (RFC 6750); None if there is none of that kind."""
+    kind, _, token = (header or "").strip().partition(" ")
+    return token.strip() if kind.lower() == "bearer" and token.strip() else None
+
+
+def need_scope(principal: Principal, scope: str) -> None:
+    """Raises Forbidden, naming the scope that lacks."""
+    if scope not in principal.scopes and "admin" not in principal.scopes:
+        raise Forbidden(f"the token lacks the scope {scope}")
