@@ -1,0 +1,272 @@
+"""The one module where a job's state changes. Every change is one guarded statement over a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from ..domain import (
+    JOB_EPOCH,
+    Accepted,
+    Channel,
+    Claim,
+    Job,
+    JobId,
+    JobStatus,
+    Outcome,
+    Position,
+    Submission,
+    job_channel,
+)
+from ..errors import KeyReused
+from . import statements as sql
+from .batching import Batcher
+from .postgres import Postgres
+
+MAX_LOSSES = 3
+"""How many workers may die under one job, beyond the attempts its author allows for errors."""
+
+FOREVER = 10 * 365 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A terminal change that was committed: the job as it is now, and where its event was logged."""
+
+    job: Job
+    places: tuple[tuple[Channel, Position], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """A running attempt to be put back. `failed` says that it used up a try; `delay` in seconds."""
+
+    id: JobId
+    version: int
+    delay: float
+    failed: bool
+    error: str | None = None
+
+
+class JobStore:
+    """Jobs in PostgreSQL."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+        self.insert: Batcher[Submission, Accepted] = Batcher("insert", self._insert)
+        self.finish: Batcher[Outcome, Finished | None] = Batcher("finish", self._finish, limit=100)
+        self.requeue: Batcher[Requeue, Job | None] = Batcher("requeue", self._requeue)
+
+    # Submission
+
+    async def _insert(self, batch: Sequence[Submission]) -> list[Accepted]:
+        columns = (
+            [s.id for s in batch],
+            [s.tenant for s in batch],
+            [s.owner for s in batch],
+            [s.name for s in batch],
+            [s.params for s in batch],
+            [s.priority for s in batch],
+            [s.timeout for s in batch],
+            [s.retention for s in batch],
+            [s.max_attempts for s in batch],
+            ["\n".join(s.channels) for s in batch],
+            [s.callback_url for s in batch],
+            [s.key for s in batch],
+            [s.digest for s in batch],
+            [s.coalesce for s in batch],
+            [s.run_at for s in batch],
+            [s.deadline for s in batch],
+        )
+        rows = await self._postgres.fetch(sql.INSERT_JOBS, *columns)
+        stored = {row["id"]: _accepted(row) for row in rows}
+        missing = [s for s in batch if s.id not in stored]
+        if missing:
+            stored |= await self._already_there(missing)
+        if unstored := [s for s in batch if s.id not in stored]:
+            # What they would have joined has ended between the two statements, so now there is room.
+            stored |= dict(zip((s.id for s in unstored), await self._insert(unstored), strict=True))
+        return [stored[s.id] for s in batch]
+
+    async def _already_there(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
+        """The jobs that kept these from being stored: this very insert, repeated; one of the same key; an
+        equal one in flight that it coalesces with."""
+        found: dict[str, Accepted] = {}
+        for submission in submissions:
+            if job := await self.get(submission.tenant, submission.id):
+                found[submission.id] = Accepted(job)
+        others = [s for s in submissions if s.id not in found]
+        rows = await self._postgres.fetch(
+            sql.JOBS_ALREADY,
+            [s.id for s in others],
+            [s.tenant for s in others],
+            [s.owner or "" for s in others],
+            [s.key for s in others],
+            [s.digest for s in others],
+        )
+        digests = {s.id: s.digest for s in others}
+        for row in rows:
+            if row["digest"] != digests[row["asked"]]:
+                raise KeyReused("use another Idempotency-Key for another payload")
+            found[row["asked"]] = _accepted(row)
+        return found
+
+    async def queued(self, limit: int) -> int:
+        """How many jobs wait, counted up to `limit`."""
+        return int((await self._postgres.fetch(sql.QUEUED_COUNT, limit))[0][0])
+
+    # Reading
+
+    async def get(self, tenant: str, job: str) -> Job | None:
+        rows = await self._postgres.fetch(sql.JOB_BY_ID, tenant, job)
+        return job_of(rows[0]) if rows else None
+
+    async def get_with_result(self, tenant: str, job: str) -> tuple[Job, bytes | None] | None:
+        rows = await self._postgres.fetch(sql.JOB_WITH_RESULT, tenant, job)
+        return (job_of(rows[0]), encoded(rows[0]["result"])) if rows else None
+
+    async def of_owner(
+        self, tenant: str, owner: str, status: str | None, name: str | None, after: str | None, limit: int
+    ) -> list[Job]:
+        """The owner's jobs, newest first, those older than `after`."""
+        rows = await self._postgres.fetch(sql.JOBS_OF_OWNER, tenant, owner, status, name, after, limit)
+        return [job_of(row) for row in rows]
+
+    async def queue_position(self, job: Job, limit: int = 10_000) -> int:
+        """How many due jobs are ahead of it, counted up to `limit`."""
+        return int((await self._postgres.fetch(sql.QUEUE_POSITION, job.run_at, job.id, limit))[0][0])
+
+    # The worker's changes
+
+    async def start(self, jobs: Sequence[str], worker: str, lease: float) -> Mapping[str, Claim]:
+        """Start those that are due, or whose worker is lost; the rest are missing from the answer."""
+        rows = await self._postgres.fetch(sql.START_JOBS, jobs, worker, lease, MAX_LOSSES)
+        return {row["id"]: claim_of(row) for row in rows}
+
+    async def unstarted(self, jobs: Sequence[str]) -> Mapping[str, tuple[JobStatus, float]]:
+        """Why these could not be started: the state of each that exists, and in how many seconds it is due."""
+        rows = await self._postgres.fetch(sql.UNSTARTED, jobs)
+        return {row["id"]: (JobStatus(row["status"]), row["due_in"]) for row in rows}
+
+    async def renew(self, held: Sequence[tuple[JobId, int]], lease: float) -> Mapping[str, bool]:
+        """Prolong the leases that are still held; the value says whether a cancel was requested."""
+        rows = await self._postgres.fetch(
+            sql.RENEW_LEASES, [job for job, _ in held], [version for _, version in held], lease
+        )
+        return {row["id"]: row["cancel_requested"] for row in rows}
+
+    async def _requeue(self, batch: Sequence[Requeue]) -> list[Job | None]:
+        rows = await self._postgres.fetch(
+            sql.REQUEUE_JOBS,
+            [r.id for r in batch],
+            [r.version for r in batch],
+            [r.delay for r in batch],
+            [r.failed for r in batch],
+            [r.error for r in batch],
+            patience=FOREVER,
+        )
+        jobs = {row["id"]: job_of(row) for row in rows}
+        return [jobs.get(r.id) for r in batch]
+
+    async def _finish(self, batch: Sequence[Outcome]) -> list[Finished | None]:
+        """The terminal change. None for an outcome whose version was no longer the job's: it is fenced.
+
+        Waits for PostgreSQL as long as it takes: a result that was computed is not thrown away.
+        """
+        rows = await self._postgres.fetch(
+            sql.FINISH_JOBS,
+            [o.id for o in batch],
+            [o.version for o in batch],
+            [o.status.value for o in batch],
+            [o.result.decode() if o.result is not None else None for o in batch],
+            [o.error for o in batch],
+            [o.inline for o in batch],
+            [o.sha256 for o in batch],
+            patience=FOREVER,
+        )
+        done = _finished(rows)
+        doubtful = [o for o in batch if o.id not in done]
+        if doubtful:
+            done |= await self._already(doubtful)
+        return [done.get(o.id) for o in batch]
+
+    async def _already(self, outcomes: Sequence[Outcome]) -> dict[str, Finished]:
+        """Outcomes that an earlier try of the same statement has committed, its answer lost on the way."""
+        rows = await self._postgres.fetch(sql.PLACES_OF_JOBS, [o.id for o in outcomes], patience=FOREVER)
+        wanted = {(o.id, o.version + 1, o.status) for o in outcomes}
+        return {
+            job: finished
+            for job, finished in _finished(rows).items()
+            if (job, finished.job.version, finished.job.status) in wanted
+        }
+
+    async def request_cancel(self, job: Job) -> str | None:
+        """Ask the worker that runs the job to stop it. The worker's name, or None if it runs no more."""
+        rows = await self._postgres.fetch(sql.REQUEST_CANCEL, job.tenant, job.id, job.version)
+        return str(rows[0]["worker"]) if rows else None
+
+    # Sweeping
+
+    async def queued_page(self, after: tuple[datetime, str], limit: int) -> list[tuple[str, str, float, datetime]]:
+        """Queued jobs by due time: id, name, due (UNIX seconds), run_at."""
+        rows = await self._postgres.fetch(sql.QUEUED_PAGE, *after, limit)
+        return [(row["id"], row["name"], row["due"], row["run_at"]) for row in rows]
+
+    async def lapsed(self, limit: int) -> list[tuple[JobId, str, int, int]]:
+        """Running jobs whose lease has run out: id, name, version, workers lost so far."""
+        rows = await self._postgres.fetch(sql.LAPSED, limit)
+        return [(row["id"], row["name"], row["version"], row["losses"]) for row in rows]
+
+    async def overdue(self, limit: int) -> list[tuple[JobId, int]]:
+        """Jobs whose deadline has passed and which no worker is going to end."""
+        return [(row["id"], row["version"]) for row in await self._postgres.fetch(sql.OVERDUE, limit)]
+
+    async def purge(self, limit: int) -> int:
+        """Delete up to `limit` jobs past their retention, with their events. How many went."""
+        return int((await self._postgres.fetch(sql.PURGE, limit))[0][0])
+
+
+_FIELDS = tuple(field for field in Job.__dataclass_fields__ if field != "status")
+
+
+def job_of(row: asyncpg.Record) -> Job:
+    values: dict[str, Any] = {field: row[field] for field in _FIELDS}
+    return Job(status=JobStatus(row["status"]), **values)
+
+
+def _accepted(row: asyncpg.Record) -> Accepted:
+    inbox = None if row["epoch"] is None else Position(row["epoch"], row["top"])
+    return Accepted(job_of(row), inbox)
+
+
+def claim_of(row: asyncpg.Record) -> Claim:
+    return Claim(
+        job=job_of(row),
+        params=row["params"],
+        timeout=row["timeout"],
+        failures=row["failures"],
+        max_attempts=row["max_attempts"],
+        deadline=row["deadline"],
+        channels=tuple(row["channels"]),
+    )
+
+
+def encoded(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
+
+
+def _finished(rows: Sequence[asyncpg.Record]) -> dict[str, Finished]:
+    jobs: dict[str, Job] = {}
+    places: dict[str, list[tuple[Channel, Position]]] = {}
+    for row in rows:
+        job = jobs.setdefault(row["id"], job_of(row))
+        logged = places.setdefault(
+            job.id, [(Channel(job.tenant, job_channel(job.id)), Position(JOB_EPOCH, job.version))]
+        )
+        if row["channel"] is not None:
+            logged.append((Channel(job.tenant, row["channel"]), Position(row["epoch"], row["offset"])))
+    return {job: Finished(jobs[job], tuple(places[job])) for job in jobs}

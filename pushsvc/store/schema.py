@@ -1,0 +1,81 @@
+"""Versions of the store's schema (Alembic): making it, bringing it up to date, refusing a wrong one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from ..errors import SettingsError
+from .postgres import LOST, Postgres, plain_url
+from .tables import SCHEMA
+
+
+def alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def head() -> str:
+    """The version that this code needs."""
+    version = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    assert version is not None
+    return version
+
+
+async def migrate(url: str) -> tuple[str | None, str]:
+    """Bring the schema to this code's version; the versions before and after.
+
+    Concurrent calls wait for each other (an advisory lock held for the transaction). All or nothing.
+    """
+    engine = create_async_engine(
+        plain_url(url).replace("postgresql://", "postgresql+asyncpg://", 1), poolclass=NullPool
+    )
+    try:
+        async with engine.begin() as connection:
+            return await connection.run_sync(_upgrade)
+    except LOST as error:
+        raise SettingsError(f"PUSHSVC_DATABASE_URL: PostgreSQL can't be reached: {error}") from error
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Connection) -> tuple[str | None, str]:
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('pushsvc.migrate'))"))
+    before = _version(connection)
+    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    return before, head()
+
+
+def _version(connection: Connection) -> str | None:
+    known = connection.execute(text(f"SELECT to_regclass('{SCHEMA}.alembic_version')")).scalar()
+    if known is None:
+        return None
+    version: Any = connection.execute(text(f"SELECT version_num FROM {SCHEMA}.alembic_version")).scalar()
+    return None if version is None else str(version)
+
+
+async def check_schema(postgres: Postgres, url: str) -> None:
+    """Make the schema where there is none; refuse one of another version.
+
+    Raises SettingsError, saying what to run.
+    """
+    rows = await postgres.fetch(f"SELECT to_regclass('{SCHEMA}.alembic_version') AS known", patience=15)
+    if rows[0]["known"] is None:
+        await migrate(url)
+        return
+    version = (await postgres.fetch(f"SELECT version_num FROM {SCHEMA}.alembic_version"))[0][0]
+    needed = await asyncio.to_thread(head)
+    if version != needed:
+        raise SettingsError(f"the store's schema is at {version}, this code needs {needed}: run `pushsvc migrate`")
