@@ -1,0 +1,123 @@
+"""ARQ's queue under ARQ's keys, with batch claims, leases and instant wake-ups (see the .lua scripts).
+
+A wake-up is a token in a list rather than a PUBLISH: it waits for a worker that is not listening yet, and
+only one worker gets it. `arq.jobs.Job(...).status()` and `.result()` read these keys as ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from arq.constants import default_queue_name
+from arq.constants import expires_extra_ms as definition_ttl_ms
+from arq.jobs import serialize_job, serialize_result
+
+from .. import wire
+from .connection import RedisClient
+
+RESULT_TTL_MS = 60_000
+"""How long arq's own short result stays; the real one is in PostgreSQL."""
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A job to be put on the queue; `due` in UNIX seconds."""
+
+    id: str
+    name: str
+    due: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The jobs claimed, and in how many seconds the next one falls due (None: there is none)."""
+
+    ids: list[str]
+    next_due: float | None
+
+
+class Queue:
+    """One queue in Redis. Every method raises what `connection.FAULTS` lists when Redis is away."""
+
+    def __init__(self, redis: RedisClient, blocking: RedisClient, name: str = default_queue_name) -> None:
+        self._redis = redis
+        self._blocking = blocking
+        self.name = name
+        self._wake = f"{name}:wake"
+        self._marker = f"{name}:pushsvc"
+        self._scripts = {
+            script: redis.register_script(files(__package__).joinpath(f"{script}.lua").read_text())
+            for script in ("enqueue", "claim", "finish", "release", "renew")
+        }
+
+    async def _run(self, script: str, keys: Sequence[str], *args: Any) -> Any:
+        return await self._scripts[script](keys=keys, args=args)
+
+    async def enqueue(self, jobs: Sequence[Queued]) -> None:
+        """Put jobs on the queue; one that is there already stays as it is. Wakes a worker if any is due."""
+        now = now_ms()
+        args: list[Any] = [now]
+        for job in jobs:
+            score = int(job.due * 1000)
+            definition = serialize_job(job.name, (), {}, None, now, serializer=wire.dump)
+            args += [job.id, score, definition, max(score - now, 0) + definition_ttl_ms]
+        await self._run("enqueue", [self.name, self._wake], *args)
+
+    async def claim(self, limit: int, lease: float, worker: str) -> Claimed:
+        """Claim up to `limit` due jobs for `lease` seconds."""
+        ids, score = await self._run("claim", [self.name, self._wake], now_ms(), limit, int(lease * 1000), worker)
+        next_due = None if score is None else max(float(score) / 1000 - time.time(), 0.0)
+        return Claimed([job.decode() for job in ids], next_due)
+
+    async def renew(self, jobs: Sequence[str], lease: float, worker: str) -> None:
+        await self._run("renew", [self.name], now_ms(), int(lease * 1000), worker, *jobs)
+
+    async def release(self, jobs: Sequence[tuple[str, float]]) -> None:
+        """Give claimed jobs back, each due in so many seconds."""
+        now = now_ms()
+        args = [part for job, delay in jobs for part in (job, now + int(delay * 1000))]
+        await self._run("release", [self.name, self._wake], now, *args)
+
+    async def finish(self, jobs: Sequence[tuple[str, bytes]]) -> None:
+        """Take jobs off the queue, leaving arq's result of each (b'' for none)."""
+        args = [part for job in jobs for part in job]
+        await self._run("finish", [self.name], len(jobs), RESULT_TTL_MS, *args)
+
+    async def missing(self, jobs: Sequence[str]) -> list[str]:
+        """Which of these are not on the queue."""
+        scores = await self._redis.zmscore(self.name, list(jobs))
+        return [job for job, score in zip(jobs, scores, strict=True) if score is None]
+
+    async def marked(self) -> bool:
+        """False if Redis has lost its memory since `mark()`."""
+        return bool(await self._redis.exists(self._marker))
+
+    async def mark(self) -> None:
+        await self._redis.set(self._marker, b"1")
+
+    async def token(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for a wake-up."""
+        # redis-py's own `blpop` is typed for whole seconds only.
+        reply = await self._blocking.execute_command("BLPOP", self._wake, timeout)  # type: ignore[no-untyped-call]
+        return reply is not None
+
+    async def wake(self) -> None:
+        """Leave a token: somebody else should look at the queue."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.rpush(self._wake, b"1")
+        await pipeline.execute()
+
+    def result_of(self, job: str, name: str, success: bool, href: str) -> bytes:
+        """What arq's `Job.result()` answers: not the result itself, which Redis need not hold, but its link."""
+        data = serialize_result(
+            name, (), {}, 1, now_ms(), success, href, now_ms(), now_ms(), job, self.name, job, serializer=wire.dump
+        )
+        return data or b""
