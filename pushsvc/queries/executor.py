@@ -1,0 +1,109 @@
+"""Who may run when: a bound on how many queries run at once, shared fairly between jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from functools import partial
+from typing import Protocol
+
+from .log import Mode
+
+
+class Runnable(Protocol):
+    """What a lane runs."""
+
+    @property
+    def owner(self) -> str:
+        """Whose it is: lanes take turns between owners."""
+
+    def start(self, lane: Lane) -> asyncio.Task[None]:
+        """Leave the other lanes and run. The task never fails."""
+
+    def displaced(self, lane: Lane) -> None:
+        """It lost its place in the lane's queue to an owner who had fewer there."""
+
+
+class Lane:
+    """Runs at most `capacity` queries at a time and keeps the others waiting, in turns between their owners.
+
+    A lane gives a place before its query asks the pool for a connection, and the pool has one for every
+    place: so nothing waits for a place while it holds a connection, and nothing waits for a connection.
+
+    There are two for each database: the executor's, and one for queries in the foreground, where each owner
+    has one place only (`each`), its own connection. A query that is awaited may wait in both; whichever has
+    a place first runs it. Everything here happens within one event loop, in one step each: no query can be
+    started twice.
+    """
+
+    def __init__(self, mode: Mode, capacity: int, *, backlog: int | None = None, each: int | None = None) -> None:
+        self.mode: Mode = mode
+        self.capacity = capacity
+        self._backlog = backlog
+        self._each = each
+        self._waiting: OrderedDict[str, dict[Runnable, None]] = OrderedDict()  # in the order of their turns
+        self._running: Counter[str] = Counter()
+
+    @property
+    def active(self) -> int:
+        """How many queries run now."""
+        return self._running.total()
+
+    @property
+    def waiting(self) -> int:
+        """How many queries wait now."""
+        return sum(map(len, self._waiting.values()))
+
+    def offer(self, work: Runnable) -> bool:
+        """Run it now or queue it. False when the queue is full; then it is not queued.
+
+        A full queue is shared out: an owner who has fewer places takes one, the latest, from whoever has
+        the most.
+        """
+        if self._backlog is not None and self.waiting >= self._backlog and not self._make_room(work.owner):
+            return False
+        self._waiting.setdefault(work.owner, {})[work] = None
+        self._advance()
+        return True
+
+    def withdraw(self, work: Runnable) -> None:
+        """Let it wait here no longer, if it did."""
+        queue = self._waiting.get(work.owner)
+        if queue is not None and work in queue:
+            del queue[work]
+            if not queue:
+                del self._waiting[work.owner]
+
+    def _make_room(self, owner: str) -> bool:
+        queue = max(self._waiting.values(), key=len)
+        # The difference of two, or owners with equal shares would keep displacing one another.
+        if len(queue) < len(self._waiting.get(owner, ())) + 2:
+            return False
+        latest = next(reversed(queue))
+        del queue[latest]
+        latest.displaced(self)
+        return True
+
+    def _advance(self) -> None:
+        while self.active < self.capacity and (work := self._next()):
+            self._running[work.owner] += 1
+            work.start(self).add_done_callback(partial(self._finished, work.owner))
+
+    def _next(self) -> Runnable | None:
+        for owner, queue in self._waiting.items():
+            if self._each is not None and self._running[owner] >= self._each:
+                continue
+            work = next(iter(queue))
+            del queue[work]
+            if queue:
+                self._waiting.move_to_end(owner)
+            else:
+                del self._waiting[owner]
+            return work
+        return None
+
+    def _finished(self, owner: str, task: asyncio.Task[None]) -> None:
+        self._running[owner] -= 1
+        if not self._running[owner]:
+            del self._running[owner]
+        self._advance()
