@@ -1,0 +1,22 @@
+"""The working half: from a request to a committed result."""
+
+from .announce import Announcer
+from .cancel import Canceller
+from .context import JobContext
+from .registry import JobSpec, Registry, params_model
+from .submission import JobRequest, Submitter
+from .sweeper import Sweeper
+from .worker import Worker
+
+__all__ = [
+    "Announcer",
+    "Canceller",
+    "JobContext",
+    "JobRequest",
+    "JobSpec",
+    "Registry",
+    "Submitter",
+    "Sweeper",
+    "Worker",
+    "params_model",
+]

@@ -1,0 +1,50 @@
+"""After the commit: tell the subscribers, and take the job off the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from .. import telemetry, wire
+from ..bus import FAULTS, Publisher, Queue
+from ..domain import JOB_EPOCH, Channel, Job, JobStatus, Position, job_channel
+from ..store.batching import Batcher
+from ..store.jobs import Finished
+
+logger = logging.getLogger(__name__)
+
+
+class Announcer:
+    """Publishes what PostgreSQL has committed. `prefix` is where the API is mounted, for the links in events."""
+
+    def __init__(self, publisher: Publisher, queue: Queue, prefix: str = "") -> None:
+        self._publisher = publisher
+        self._queue = queue
+        self._prefix = prefix
+        self._dequeue: Batcher[tuple[str, bytes], None] = Batcher("dequeue", self._finish)
+
+    def changed(self, job: Job) -> None:
+        """A change that is not the last: only the job's own channel hears of it."""
+        place = (Channel(job.tenant, job_channel(job.id)), Position(JOB_EPOCH, job.version))
+        self._publisher.event([place], wire.event(job, None, self._prefix))
+
+    async def finished(self, finished: Finished, result: bytes | None = None) -> None:
+        """The last change: every channel that logged it hears of it, and arq's queue forgets the job."""
+        job = finished.job
+        told = self._publisher.event(finished.places, wire.event(job, result, self._prefix))
+        started = job.started_at or job.created_at
+        duration = ((job.finished_at or job.changed_at) - started).total_seconds()
+        telemetry.emit("job.finished", {"duration": duration}, {"job": job.name, "status": job.status.value})
+        href = f"{self._prefix}/v1/jobs/{job.id}/result"
+        success = job.status is JobStatus.SUCCEEDED
+        dequeued = self._dequeue.put((job.id, self._queue.result_of(job.id, job.name, success, href)))
+        await asyncio.gather(told, dequeued)
+
+    async def _finish(self, jobs: Sequence[tuple[str, bytes]]) -> list[None]:
+        try:
+            await self._queue.finish(jobs)
+        except FAULTS as error:
+            # Whoever claims it from the queue finds in PostgreSQL that it is finished.
+            logger.warning("%d finished jobs left on the queue: %s", len(jobs), type(error).__name__)
+        return [None] * len(jobs)

@@ -1,0 +1,104 @@
+"""What a running job holds in its hand: its database, its progress, who asked for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..domain import Progress
+from ..errors import SettingsError
+
+if TYPE_CHECKING:
+    from ..queries import Database, QueryRecord
+
+PROGRESS_EVERY = 0.1
+"""Seconds between two progress messages of one job at the least; in between, the latest wins."""
+
+Tell = Callable[[Progress], Awaitable[None]]
+
+
+class JobContext:
+    """Given to a job as its first parameter."""
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        name: str,
+        attempt: int,
+        tenant: str,
+        user: str | None,
+        open_database: Callable[[str, Callable[[QueryRecord], None]], Database],
+        tell: Tell,
+    ) -> None:
+        self.id = id
+        self.name = name
+        self.attempt = attempt
+        self.tenant = tenant
+        self.user = user
+        """The subject that submitted the job; None if that was nobody in particular."""
+        self._open_database = open_database
+        self._databases: dict[str, Database] = {}
+        self._tell = tell
+        self._started = time.monotonic()
+        self._value = 0.0
+        self._message = ""
+        self._told_at = 0.0
+        self._teller: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<JobContext {self.name} {self.id} attempt {self.attempt}>"
+
+    @property
+    def db(self) -> Database:
+        """The database named `primary`."""
+        return self.database("primary")
+
+    def database(self, name: str) -> Database:
+        """One of `Service(databases={…})`. Raises SettingsError on a name that is not there."""
+        if name not in self._databases:
+            try:
+                self._databases[name] = self._open_database(name, self._query_changed)
+            except KeyError:
+                raise SettingsError(f"there is no database named {name!r}; see Service(databases={{…}})") from None
+        return self._databases[name]
+
+    @property
+    def queries(self) -> list[dict[str, Any]]:
+        """The job's queries so far, in the order in which they were scheduled; times in ms since its start."""
+        records = [record for database in self._databases.values() for record in database.queries]
+        return [record.as_json(self._started) for record in sorted(records, key=lambda record: record.scheduled)]
+
+    async def progress(self, value: float, message: str = "") -> None:
+        """Say how far the job is, from 0 to 1. Throttled, volatile, never logged: call it as often as you like.
+
+        Raises ValueError when `value` is not within 0 and 1.
+        """
+        if not 0 <= value <= 1:
+            raise ValueError(f"progress goes from 0 to 1, not to {value}")
+        self._value, self._message = float(value), message
+        self._schedule()
+        await asyncio.sleep(0)
+
+    def _query_changed(self, _record: QueryRecord) -> None:
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._teller is None or self._teller.done():
+            self._teller = asyncio.create_task(self._tell_soon())
+
+    async def _tell_soon(self) -> None:
+        """Tell at once, or when the last telling is `PROGRESS_EVERY` ago; what came meanwhile is in it."""
+        await asyncio.sleep(max(0.0, self._told_at + PROGRESS_EVERY - time.monotonic()))
+        self._told_at = time.monotonic()
+        queries: tuple[Mapping[str, Any], ...] = tuple(self.queries)
+        await self._tell(Progress(self.id, self._value, self._message, queries))
+
+    async def close(self) -> None:
+        """At the job's end: no query of it runs on, no progress comes after its result."""
+        if self._teller is not None:
+            self._teller.cancel()
+        for database in self._databases.values():
+            await database.close()

@@ -1,0 +1,135 @@
+"""From a request to an accepted job: checked, stored, and only then put on the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, Field
+
+from .. import telemetry, wire
+from ..access import need_publish
+from ..bus import FAULTS, Queue, Queued
+from ..domain import Accepted, JobStatus, Principal, Submission, check_channel, new_job_id
+from ..errors import BadRequest, QueueFull
+from ..settings import Settings
+from ..store import JobStore
+from ..store.batching import Batcher
+from .registry import JobSpec, Registry
+
+logger = logging.getLogger(__name__)
+
+DEPTH_EVERY = 1.0
+"""Seconds for which a count of the queue is good enough to refuse by."""
+
+
+class JobRequest(BaseModel, extra="forbid"):
+    """The body of `POST /v1/jobs`. `run_at` and `deadline` are RFC 3339 with an offset."""
+
+    job: Annotated[str, Field(max_length=100)]
+    params: dict[str, Any] = {}
+    channels: Annotated[list[str], Field(max_length=20)] = []
+    run_at: AwareDatetime | None = None
+    deadline: AwareDatetime | None = None
+
+
+class Submitter:
+    """Accepts jobs."""
+
+    def __init__(self, registry: Registry, store: JobStore, queue: Queue, settings: Settings) -> None:
+        self._registry = registry
+        self._store = store
+        self._queue = queue
+        self._limit = settings.queue_limit
+        self._enqueue: Batcher[Queued, None] = Batcher("enqueue", self._put)
+        self._depth = 0
+        self._depth_at = float("-inf")
+        self._counting: asyncio.Task[None] | None = None
+
+    async def submit(self, principal: Principal, request: JobRequest, key: str | None = None) -> Accepted:
+        """Store the job, then wake a worker. The answer holds the job, or the one that `key` or an equal
+        job in flight (`coalesce`) stands for.
+
+        Raises UnknownJob, InvalidParams, BadRequest, Forbidden, KeyReused, QueueFull: nothing is stored then.
+        Raises Unavailable when PostgreSQL is away.
+        """
+        submission = self._check(principal, request, key)
+        self._refuse_when_full()
+        accepted = await self._store.insert(submission)
+        job = accepted.job
+        if job.status is JobStatus.QUEUED:
+            # Not awaited: the job is safe in PostgreSQL, and the sweeper queues what never got this far.
+            self._enqueue.put(Queued(job.id, job.name, job.run_at.timestamp()))
+        if job.id == submission.id:
+            telemetry.emit("job.submitted", {"count": 1}, {"job": job.name})
+        return accepted
+
+    def _check(self, principal: Principal, request: JobRequest, key: str | None) -> Submission:
+        spec = self._registry.get(request.job)
+        params = spec.validate(request.params)
+        channels = tuple(dict.fromkeys(check_channel(name) for name in request.channels))
+        if bad := [name for name in channels if name.startswith("job:")]:
+            raise BadRequest(f"results can't be logged in {bad[0]}: a job's channel is its own")
+        need_publish(principal, channels)
+        if request.deadline is not None and request.deadline <= max(request.run_at or _now(), _now()):
+            raise BadRequest("the deadline is over before the job could run")
+        return _submission(principal, request, key, spec, params, channels)
+
+    def _refuse_when_full(self) -> None:
+        """Raises QueueFull by a count at most a little old; counting never delays a submission."""
+        now = time.monotonic()
+        if now - self._depth_at > DEPTH_EVERY and (self._counting is None or self._counting.done()):
+            self._counting = asyncio.create_task(self._count())
+        if self._depth >= self._limit:
+            raise QueueFull(f"{self._limit} jobs are waiting", retry_after=5)
+
+    async def _count(self) -> None:
+        try:
+            self._depth = await self._store.queued(self._limit)
+            self._depth_at = time.monotonic()
+        except Exception as error:
+            logger.debug("the queue was not counted: %s", type(error).__name__)
+
+    async def _put(self, jobs: Sequence[Queued]) -> list[None]:
+        try:
+            await self._queue.enqueue(jobs)
+        except FAULTS as error:
+            logger.warning("%d jobs wait for the sweeper, Redis is away: %s", len(jobs), type(error).__name__)
+        return [None] * len(jobs)
+
+
+def _submission(
+    principal: Principal,
+    request: JobRequest,
+    key: str | None,
+    spec: JobSpec,
+    params: str,
+    channels: tuple[str, ...],
+) -> Submission:
+    moments = [moment.isoformat() if moment else None for moment in (request.run_at, request.deadline)]
+    payload = wire.dump([spec.name, params, channels, *moments])
+    return Submission(
+        id=new_job_id(),
+        tenant=principal.tenant,
+        owner=principal.subject,
+        name=spec.name,
+        params=params,
+        timeout=spec.timeout,
+        retention=spec.retention,
+        max_attempts=spec.max_attempts,
+        run_at=request.run_at,
+        deadline=request.deadline,
+        channels=tuple(name for name in channels if name != f"user:{principal.subject}"),
+        key=key,
+        digest=hashlib.sha256(payload).hexdigest(),
+        coalesce=spec.coalesce and key is None,
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

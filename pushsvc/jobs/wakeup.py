@@ -1,0 +1,67 @@
+"""When the worker looks at the queue: a token came, a deferred job falls due, a slot became free, or to be safe."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from ..bus import FAULTS, Queue
+
+logger = logging.getLogger(__name__)
+
+TOKEN_WAIT = 5.0
+"""Seconds one BLPOP blocks; its end means nothing, it is just asked again."""
+
+
+class Wakeup:
+    """Waits for tokens on the queue's wake list while `has_room()`, and for a local timer.
+
+    A token that comes when there is no room any more is given back, so that another worker gets it.
+    """
+
+    def __init__(self, queue: Queue, has_room: Callable[[], bool]) -> None:
+        self._queue = queue
+        self._has_room = has_room
+        self._due = asyncio.Event()
+        self._room = asyncio.Event()
+        self._listener: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._listener = asyncio.create_task(self._listen(), name="worker:wakeup")
+
+    async def stop(self) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._listener
+
+    def now(self) -> None:
+        """Look at the queue now."""
+        self._due.set()
+        self._room.set()
+
+    async def wait(self, timeout: float) -> None:
+        """Until there is a reason to look at the queue, or for `timeout` seconds."""
+        self._room.set()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._due.wait(), timeout)
+        self._due.clear()
+
+    async def _listen(self) -> None:
+        while True:
+            if not self._has_room():
+                self._room.clear()
+                await self._room.wait()
+                continue
+            try:
+                if not await self._queue.token(TOKEN_WAIT):
+                    continue
+                if self._has_room():
+                    self._due.set()
+                else:
+                    await self._queue.wake()
+            except FAULTS as error:
+                logger.warning("no wake-ups, Redis is away: %s", type(error).__name__)
+                await asyncio.sleep(0.25)

@@ -1,0 +1,241 @@
+"""The worker's loop: claim from the queue, start in PostgreSQL, run, finish, announce."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from .. import telemetry
+from ..bus import CANCEL_TOPIC, FAULTS, Publisher, Queue, Subscriber
+from ..domain import Channel, Claim, JobId, Outcome, Progress, inbox, job_channel, new_job_id
+from ..errors import Unavailable
+from ..settings import Settings
+from ..store import JobStore, Requeue
+from .announce import Announcer
+from .attempt import Attempt, Limits, Stop
+from .context import JobContext
+from .registry import Registry
+from .wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from ..queries import DatabasePool
+
+logger = logging.getLogger(__name__)
+
+REDIS_MARGIN = 0.5
+"""Seconds by which the lease in Redis outlives that in PostgreSQL, so that whoever claims the job from the
+queue after a worker's death may also start it."""
+
+
+class Worker:
+    """Runs up to `settings.max_jobs` jobs at once, until `stop`."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        store: JobStore,
+        queue: Queue,
+        publisher: Publisher,
+        announcer: Announcer,
+        databases: Mapping[str, DatabasePool],
+        settings: Settings,
+    ) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{new_job_id()[-6:]}"
+        self._registry = registry
+        self._store = store
+        self._queue = queue
+        self._publisher = publisher
+        self._announcer = announcer
+        self._databases = databases
+        self._settings = settings
+        self._limits = Limits(settings.result_limit, settings.inline_limit)
+        self._threads = ThreadPoolExecutor(settings.max_jobs, thread_name_prefix="job")
+        self._attempts: dict[JobId, Attempt] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wakeup = Wakeup(queue, lambda: self._room() > 0)
+        self._cancels = Subscriber(settings.bus, self._cancel_requested)
+        self._stopping = False
+
+    def _room(self) -> int:
+        return 0 if self._stopping else self._settings.max_jobs - len(self._tasks)
+
+    # The loop
+
+    async def run(self) -> None:
+        """Work until `stop`; then finish or hand back what is running, and return."""
+        self._cancels.start()
+        self._wakeup.start()
+        renewing = asyncio.create_task(self._renew_leases(), name="worker:leases")
+        subscribing = asyncio.create_task(self._cancels.subscribe(CANCEL_TOPIC))
+        logger.info("worker %s takes up to %d of %d jobs", self.name, self._settings.max_jobs, len(self._registry))
+        try:
+            await self._claim_until_stopped()
+            await self._drain()
+        finally:
+            for task in (renewing, subscribing):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            await self._wakeup.stop()
+            await self._cancels.stop()
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def stop(self) -> None:
+        """Take no more jobs; `run` returns when those that run have finished or been handed back."""
+        self._stopping = True
+        self._wakeup.now()
+
+    async def _claim_until_stopped(self) -> None:
+        while not self._stopping:
+            next_due: float | None = None
+            if self._room():
+                try:
+                    next_due = await self._claim()
+                except (*FAULTS, Unavailable) as error:
+                    logger.warning("no jobs claimed: %s", type(error).__name__)
+            pause = self._settings.poll if next_due is None else min(next_due, self._settings.poll)
+            await self._wakeup.wait(pause)
+
+    async def _claim(self) -> float | None:
+        """Claim as many due jobs as there is room for; in how many seconds the next one falls due."""
+        lease = self._settings.lease
+        claimed = await self._queue.claim(self._room(), lease + REDIS_MARGIN, self.name)
+        if claimed.ids:
+            try:
+                claims = await self._store.start(claimed.ids, self.name, lease)
+            except Unavailable:
+                await self._queue.release([(job, 1.0) for job in claimed.ids])
+                raise
+            for claim in claims.values():
+                self._launch(claim)
+            if refused := [job for job in claimed.ids if job not in claims]:
+                await self._give_up(refused)
+        return claimed.next_due
+
+    async def _give_up(self, jobs: list[str]) -> None:
+        """The queue was wrong about these: finished ones leave it, the others wait until they are due."""
+        states = await self._store.unstarted(jobs)
+        live = {job: state for job, state in states.items() if not state[0].terminal}
+        if gone := [job for job in jobs if job not in live]:
+            await self._queue.finish([(job, b"") for job in gone])
+        if live:
+            # Due and yet not started: its row was locked just then, as by a cancel.
+            await self._queue.release([(job, due_in + 0.1) for job, (_, due_in) in live.items()])
+
+    # One job
+
+    def _launch(self, claim: Claim) -> None:
+        attempt = Attempt(claim, self._registry, self._limits, self._open_context, self._threads)
+        self._attempts[claim.job.id] = attempt
+        task = asyncio.create_task(self._carry_out(attempt), name=f"attempt:{claim.job.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        self._announcer.changed(claim.job)
+        waited = (claim.job.changed_at - claim.job.run_at).total_seconds()
+        telemetry.emit("job.started", {"wait": waited}, {"job": claim.job.name, "attempt": claim.job.attempt})
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._wakeup.now()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("an attempt could not be ended; its lease will lapse", exc_info=error)
+
+    async def _carry_out(self, attempt: Attempt) -> None:
+        job = attempt.claim.job
+        try:
+            ending, result = await attempt.run()
+            if isinstance(ending, Outcome):
+                await self._finish(ending, result)
+            elif isinstance(ending, Requeue):
+                await self._requeue(ending)
+        finally:
+            if self._attempts.get(job.id) is attempt:
+                del self._attempts[job.id]
+
+    async def _finish(self, outcome: Outcome, result: bytes | None) -> None:
+        finished = await self._store.finish(outcome)
+        if finished is None:
+            logger.warning("job %s is another worker's by now; its result here is dropped", outcome.id)
+            telemetry.emit("job.fenced", {"count": 1}, {"job": outcome.id})
+            return
+        await self._announcer.finished(finished, result)
+
+    async def _requeue(self, requeue: Requeue) -> None:
+        job = await self._store.requeue(requeue)
+        if job is None:
+            return
+        reason = "error" if requeue.failed else "handed back"
+        telemetry.emit("job.retrying", {"delay": requeue.delay}, {"job": job.name, "reason": reason})
+        self._announcer.changed(job)
+        with suppress(*FAULTS):
+            await self._queue.release([(job.id, requeue.delay)])
+
+    def _open_context(self, claim: Claim) -> JobContext:
+        job = claim.job
+        channels = [Channel(job.tenant, job_channel(job.id))]
+        if job.owner is not None:
+            channels.append(Channel(job.tenant, inbox(job.owner)))
+
+        async def tell(progress: Progress) -> None:
+            await self._publisher.progress(channels, progress)
+
+        return JobContext(
+            id=job.id,
+            name=job.name,
+            attempt=job.attempt,
+            tenant=job.tenant,
+            user=job.owner,
+            open_database=lambda name, observer: self._databases[name].database(
+                owner=job.id, tags={"job": job.name, "job_id": job.id}, observer=observer
+            ),
+            tell=tell,
+        )
+
+    # Leases and stops
+
+    async def _renew_leases(self) -> None:
+        """Prolong the leases of what runs, at a third of their length; learn of cancels and losses."""
+        while True:
+            await asyncio.sleep(self._settings.lease / 3)
+            held = {job: attempt.claim.job.version for job, attempt in self._attempts.items()}
+            if not held:
+                continue
+            try:
+                renewed = await self._store.renew(list(held.items()), self._settings.lease)
+                await self._queue.renew(list(renewed), self._settings.lease + REDIS_MARGIN, self.name)
+            except (*FAULTS, Unavailable) as error:
+                logger.warning("leases not renewed everywhere: %s", type(error).__name__)
+                continue
+            self._heed(held, renewed)
+
+    def _heed(self, held: Mapping[JobId, int], renewed: Mapping[str, bool]) -> None:
+        for job, version in held.items():
+            attempt = self._attempts.get(job)
+            if attempt is None or attempt.claim.job.version != version:
+                continue
+            if job not in renewed:
+                attempt.stop(Stop.LOST)
+            elif renewed[job]:
+                attempt.stop(Stop.CANCELLED)
+
+    def _cancel_requested(self, _topic: str, payload: bytes) -> None:
+        attempt = self._attempts.get(JobId(payload.decode()))
+        if attempt is not None:
+            attempt.stop(Stop.CANCELLED)
+
+    async def _drain(self) -> None:
+        """Let what runs finish for up to `settings.drain` seconds, then hand it back."""
+        if self._tasks:
+            logger.info("finishing %d jobs, for up to %g s", len(self._tasks), self._settings.drain)
+            await asyncio.wait(self._tasks, timeout=self._settings.drain)
+        for attempt in self._attempts.values():
+            attempt.stop(Stop.HANDED_BACK)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=10)
