@@ -1,0 +1,215 @@
+"""One channel at this node: where it stands, who hears it, and the bytes that go out.
+
+No I/O and no clock: messages in, deliveries out, and the word that something is missing.
+
+A live subscription has had everything up to `sent`. One that is still reading what it missed is `joining`:
+what comes meanwhile is kept in its buffer, and `join` puts the two together without a gap or a repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ..domain import Channel, Position
+from ..wire import Delivery, progress_frame, text_frame
+from .listener import Listener
+
+BUFFERED = 1000
+"""Events kept for a joining subscription; beyond that it reads on from the store instead."""
+
+
+class Subscription:
+    """One listener on one channel."""
+
+    __slots__ = ("base", "buffer", "feed", "left", "listener", "overflowed")
+
+    def __init__(self, listener: Listener, feed: Feed) -> None:
+        self.listener = listener
+        self.feed = feed
+        self.buffer: list[Delivery] = []
+        self.overflowed = False
+        self.base = feed.top
+        """The buffer holds everything after this offset."""
+        self.left = False
+
+
+class Feed:
+    """The state of a channel at this node. It is live once `top` is known."""
+
+    def __init__(self, channel: Channel, on_pending: Callable[[Feed], None]) -> None:
+        self.channel = channel
+        self.epoch = ""
+        self.top: int | None = None
+        """Offset of the last event accepted; None until the first subscription has read the store."""
+        self.sent = 0
+        """Offset of the last event written to the live subscriptions."""
+        self.repairing = False
+        self.idle_since: float | None = None
+        self._on_pending = on_pending
+        self._early: list[Delivery] = []
+        self._pending: list[Delivery] = []
+        self._live: set[Subscription] = set()
+        self._joining: set[Subscription] = set()
+        self._behind: dict[Subscription, Position] = {}
+        self._writers: list[Callable[[bytes], object]] | None = None
+        self._others: list[Listener] = []
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.top or 0)
+
+    @property
+    def idle(self) -> bool:
+        return not (self._live or self._joining or self._behind)
+
+    # Messages in
+
+    def receive(self, position: Position, event: bytes) -> bool:
+        """An event from the bus. False: something before it is missing, and the store must be read."""
+        delivery = Delivery(self.channel, position, event)
+        if self.top is None or self.repairing:
+            self._early.append(delivery)
+            return True
+        if position.epoch == self.epoch:
+            if position.offset <= self.top:
+                return True
+            if position.offset == self.top + 1:
+                self._accept(delivery)
+                return True
+        self._early.append(delivery)
+        return False
+
+    def go_live(self, position: Position) -> bool:
+        """Where the channel stands, from the store; then what came early. False: something is missing."""
+        self.epoch, self.top = position.epoch, position.offset
+        self.sent = position.offset
+        for subscription in self._joining:
+            subscription.base = position.offset
+        return self.receive_early()
+
+    def receive_early(self) -> bool:
+        early, self._early = self._early, []
+        return all([self.receive(delivery.position, delivery.event) for delivery in early])
+
+    def repaired(self, events: Iterable[tuple[Position, bytes]], position: Position, reset: Position | None) -> None:
+        """What the store has after `position` of before: it is the truth, whatever its offsets."""
+        if reset is not None:
+            self.flush()
+            for subscription in self._live:
+                subscription.listener.reset(self.channel, reset)
+            for subscription in self._joining:
+                # Their own reading will find the reset by itself.
+                subscription.overflowed = True
+            self.epoch, self.top, self.sent = reset.epoch, reset.offset, reset.offset
+        for at, event in events:
+            self._accept(Delivery(self.channel, at, event))
+        self.top = position.offset
+
+    def _accept(self, delivery: Delivery) -> None:
+        self.top = delivery.position.offset
+        for subscription in self._joining:
+            if len(subscription.buffer) < BUFFERED:
+                subscription.buffer.append(delivery)
+            else:
+                subscription.overflowed = True
+        if self._live:
+            if not self._pending:
+                self._on_pending(self)
+            self._pending.append(delivery)
+        else:
+            self.sent = self.top
+
+    # Deliveries out
+
+    def flush(self) -> None:
+        """Write what is pending to every live subscription: one join, one write each."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        self.sent = pending[-1].position.offset
+        writers = self._prepared()
+        if writers:
+            data = pending[0].ws if len(pending) == 1 else b"".join([delivery.ws for delivery in pending])
+            for write in writers:
+                write(data)
+        for listener in tuple(self._others):
+            for delivery in pending:
+                listener.deliver(delivery)
+
+    def progress(self, item: bytes) -> None:
+        self.flush()
+        writers = self._prepared()
+        if writers:
+            data = text_frame(progress_frame(item))
+            for write in writers:
+                write(data)
+        for listener in tuple(self._others):
+            listener.progress(self.channel, item)
+
+    def _prepared(self) -> list[Callable[[bytes], object]]:
+        """The live subscriptions' writers, prebuilt: a check per subscriber and event costs a sixth."""
+        if self._writers is None:
+            self._writers, self._others = [], []
+            for subscription in self._live:
+                writer = subscription.listener.writer
+                if writer is None:
+                    self._others.append(subscription.listener)
+                else:
+                    self._writers.append(writer)
+        return self._writers
+
+    # Subscriptions
+
+    def enter(self, listener: Listener) -> Subscription:
+        """A new subscription, joining: it reads what it missed, then calls `join`."""
+        subscription = Subscription(listener, self)
+        self._joining.add(subscription)
+        self.idle_since = None
+        return subscription
+
+    def join(self, subscription: Subscription, position: Position) -> bool:
+        """Go live from `position`, which its reading has reached. False: it must read on from there first."""
+        if subscription.left:
+            return True
+        if self.top is None or position.epoch != self.epoch or position.offset > self.top:
+            return False
+        if subscription.overflowed or position.offset < (subscription.base or 0):
+            self.reread(subscription)
+            return False
+        self.flush()
+        for delivery in subscription.buffer:
+            if delivery.position.offset > position.offset:
+                subscription.listener.deliver(delivery)
+        subscription.buffer = []
+        self._joining.discard(subscription)
+        self._live.add(subscription)
+        self._writers = None
+        return True
+
+    def reread(self, subscription: Subscription) -> None:
+        subscription.buffer = []
+        subscription.overflowed = False
+        subscription.base = self.top
+
+    def fall_behind(self, subscription: Subscription) -> None:
+        """Its socket is full: write nothing more to it, and remember where it stands."""
+        if subscription in self._live:
+            self._live.discard(subscription)
+            self._behind[subscription] = Position(self.epoch, self.sent)
+            self._writers = None
+
+    def catch_up(self, subscription: Subscription) -> Position | None:
+        """It has drained: it is joining again, from the answer. None if it was not behind."""
+        position = self._behind.pop(subscription, None)
+        if position is not None:
+            self.reread(subscription)
+            self._joining.add(subscription)
+        return position
+
+    def leave(self, subscription: Subscription) -> None:
+        subscription.left = True
+        self._joining.discard(subscription)
+        self._behind.pop(subscription, None)
+        if subscription in self._live:
+            self._live.discard(subscription)
+            self._writers = None
