@@ -1,0 +1,11 @@
+"""pushsvc: slow endpoints and reports, answered at once and pushed when they are done."""
+
+from importlib.metadata import version
+
+from .errors import PushsvcError
+from .jobs import JobContext
+from .service import Service
+from .settings import Settings
+
+__version__ = version("pushsvc")
+__all__ = ["JobContext", "PushsvcError", "Service", "Settings", "__version__"]

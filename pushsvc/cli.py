@@ -1,0 +1,251 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+import uvicorn
+
+from . import __version__
+from .access import Tokens
+from .dev import engines, runner
+from .dev.processes import EX_CONFIG, Command, Supervisor
+from .errors import PushsvcError, SettingsError
+from .service import Service
+from .settings import Settings, parse_duration
+from .store import migrate as migrate_store
+from .transports import DirectProtocol
+
+DATA_DIR = Path(".pushsvc")
+_target = click.argument("target", metavar="MODULE:SERVICE")
+_data_dir = click.option(
+    "--data-dir", type=click.Path(path_type=Path), default=DATA_DIR, help="Where engines keep their data."
+)
+
+
+def main() -> None:
+    """Run, and say what is wrong in one line where it is a setting."""
+    try:
+        commands(standalone_mode=False)
+    except SettingsError as error:
+        sys.exit(_complain(error, EX_CONFIG))
+    except PushsvcError as error:
+        sys.exit(_complain(error, 1))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default info.")
+def commands(log_level: str | None) -> None:
+    """Slow endpoints and reports, answered at once and pushed when they are done."""
+    if log_level is not None:
+        # By the environment, so that the processes started from here heed it too.
+        os.environ["PUSHSVC_LOG_LEVEL"] = log_level
+    level = Settings.from_env().log_level.upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    # It says every connection, and every URL.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+@commands.command()
+@_target
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, help="Default 8000, or the next free one.")
+@_data_dir
+def dev(target: str, host: str, port: int | None, data_dir: Path) -> None:
+    """All in one: engines where no URL is set, web and worker."""
+    sys.exit(_dev(target, host, port, data_dir))
+
+
+@commands.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, help="Default 8000, or the next free one.")
+@_data_dir
+def demo(host: str, port: int | None, data_dir: Path) -> None:
+    """The flights demo under `dev`: a year of flights, a page, live queries."""
+    from .demo import data
+
+    sys.exit(
+        _dev(
+            "pushsvc.demo.app:service",
+            host,
+            port,
+            data_dir,
+            lambda settings: data.load(settings.need("database_url")),
+        )
+    )
+
+
+@commands.command()
+@_target
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=8000, show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Web processes.")
+@click.option("--fd", type=int, hidden=True, help="A listening socket to use instead.")
+def serve(target: str, host: str, port: int, workers: int, fd: int | None) -> None:
+    """The web process: HTTP and WebSocket."""
+    service = _load_service(target)
+    if workers == 1:
+        _run(service.check())
+        sys.exit(_serve(service, host, port, fd))
+    listener = socket.create_server((host, port), backlog=2048)
+    argv = [sys.executable, "-m", "pushsvc", "serve", target, "--fd", str(listener.fileno())]
+    children = [Command(f"web {number}", argv, pass_fds=(listener.fileno(),)) for number in range(1, workers + 1)]
+    sys.exit(Supervisor(children, grace=service.settings.drain + 5).run())
+
+
+@commands.command()
+@_target
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True)
+@_data_dir
+def worker(target: str, processes: int, data_dir: Path) -> None:
+    """The worker: runs the jobs."""
+    _use_dev_engines(data_dir)
+    service = _load_service(target)
+    if processes == 1:
+        _run(_work(service))
+        return
+    argv = [sys.executable, "-m", "pushsvc", "worker", target]
+    children = [Command(f"worker {number}", argv) for number in range(1, processes + 1)]
+    sys.exit(Supervisor(children, grace=service.settings.drain + 15).run())
+
+
+@commands.command()
+@_data_dir
+def migrate(data_dir: Path) -> None:
+    """Bring the store's tables to this version."""
+    _use_dev_engines(data_dir)
+    before, after = _run(migrate_store(Settings.from_env().need("database_url")))
+    click.echo(f"the store's schema is at {after}" + ("" if before == after else f" (it was at {before})"))
+
+
+@commands.command()
+@click.option("--sub", required=True, help="Who the token is for.")
+@click.option("--tenant", default="default", show_default=True)
+@click.option("--channel", "channels", multiple=True, help="A channel it may hear, as group:ops.")
+@click.option("--scope", default="submit,read", show_default=True, help="Of submit, read, submit:any, admin.")
+@click.option("--ttl", default="1h", show_default=True, help="How long it is valid.")
+@_data_dir
+def token(sub: str, tenant: str, channels: tuple[str, ...], scope: str, ttl: str, data_dir: Path) -> None:
+    """Print a bearer token, signed with PUSHSVC_SECRET or that of a running `pushsvc dev`."""
+    _use_dev_engines(data_dir)
+    try:
+        seconds = parse_duration(ttl)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--ttl") from None
+    assert isinstance(seconds, float)
+    tokens = Tokens(Settings.from_env().need("secret"))
+    click.echo(tokens.mint(sub, tenant=tenant, channels=channels, scope=scope.split(","), ttl=seconds))
+
+
+# How they run -------------------------------------------------------------------------------------
+
+
+def _dev(
+    target: str, host: str, port: int | None, data_dir: Path, prepare: Callable[[Settings], None] | None = None
+) -> int:
+    return runner.run(
+        target,
+        host=host,
+        port=8000 if port is None else port,
+        explicit_port=port is not None,
+        data_dir=data_dir,
+        prepare=prepare,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which sends connections elsewhere before it closes them all at once."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._drain()
+        await super().shutdown(sockets)
+
+
+def _serve(service: Service, host: str, port: int, fd: int | None) -> int:
+    settings = service.settings
+    config = uvicorn.Config(
+        service.app,
+        host=host,
+        port=port,
+        ws=DirectProtocol,
+        ws_max_size=settings.frame_limit,
+        ws_per_message_deflate=False,
+        ws_ping_interval=settings.ping,
+        ws_ping_timeout=settings.ping,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, int(settings.drain)),
+        backlog=2048,
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+    )
+    server = _Server(config, service.drain)
+    # Not uvicorn's own `fd`: that takes every socket for a UNIX one, and so leaves Nagle's algorithm on.
+    server.run(None if fd is None else [socket.socket(fileno=fd)])
+    return 0 if server.started else 3
+
+
+async def _work(service: Service) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await service.work(stop)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run on uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(work)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        return loop.run(work)
+
+
+def _load_service(target: str) -> Service:
+    """`package.module:name`, from the working directory too. Raises SettingsError, saying what is missing."""
+    module_name, _, attribute = target.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        raise SettingsError(f"there is no module {module_name!r}; a target looks like myapp.jobs:service") from None
+    service = getattr(module, attribute or "service", None)
+    if not isinstance(service, Service):
+        raise SettingsError(f"{target!r} is not a Service; a target looks like myapp.jobs:service")
+    return service
+
+
+def _use_dev_engines(data_dir: Path) -> None:
+    """Beside a running `pushsvc dev`, its engines and secret are the defaults."""
+    for name, value in engines.read_environment(data_dir).items():
+        os.environ.setdefault(name, value)
+
+
+def _complain(error: PushsvcError, code: int) -> int:
+    click.echo(f"pushsvc: {error}", err=True)
+    return code

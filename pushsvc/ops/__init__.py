@@ -1,0 +1,5 @@
+"""For the operator: health."""
+
+from .health import Health
+
+__all__ = ["Health"]

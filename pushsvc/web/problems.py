@@ -1,0 +1,36 @@
+"""Errors as answers: problem objects (RFC 9457), and nothing of a stranger's exception but its class."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .. import wire
+from ..errors import PushsvcError, TooMany, Unauthorized
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem_response(error: PushsvcError) -> Response:
+    headers = {}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, TooMany) or error.temporary:
+        headers["Retry-After"] = str(error.extra.get("retry_after", 1))
+    return Response(wire.dump(error.problem()), error.status, headers, MEDIA_TYPE)
+
+
+async def on_error(_request: Request, error: Exception) -> Response:
+    """Starlette's exception handler for everything that a route of ours raises."""
+    if isinstance(error, PushsvcError):
+        return problem_response(error)
+    if isinstance(error, HTTPException):
+        body = {"type": "about:blank", "title": error.detail, "status": error.status_code}
+        return Response(wire.dump(body), error.status_code, error.headers, MEDIA_TYPE)
+    logger.error("a request failed", exc_info=error)
+    return problem_response(PushsvcError())
