@@ -1,0 +1,171 @@
+"""All in one: engines, migrations, web and worker, from one command, with nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import click
+
+from ..errors import SettingsError, Unavailable
+from ..settings import Settings
+from .child import describe_exit, spawn
+from .engines import Engines
+from .processes import Command, Supervisor
+from .signals import Interrupted, Signals
+
+_PORTS_TO_TRY = 100
+_BACKLOG = 2048
+_POLL = 0.1
+# What the children have beyond their own time to drain.
+_GRACE = 5.0
+
+
+def run(
+    target: str,
+    *,
+    host: str,
+    port: int,
+    explicit_port: bool,
+    data_dir: Path,
+    prepare: Callable[[Settings], None] | None = None,
+) -> int:
+    """Serve `target` (MODULE:SERVICE) and work for it until a signal; the exit status.
+
+    Prints `ready http://HOST:PORT` on standard output when it answers, everything else on standard error.
+    `prepare` gets the complete settings once the store's tables are there, before anything is served.
+    A port that is taken is an error if `explicit_port`, else the next free one serves.
+    """
+    settings = Settings.from_env()
+    engines = Engines(data_dir, settings, say=_say)
+    with Signals() as signals:
+        try:
+            engines.lock()
+            with _listen(host, port, explicit_port) as listener:
+                signals.during(engines.start)
+                engines.keep()
+                environment = {**os.environ, **engines.environment()}
+                _migrate(signals, environment)
+                if prepare is not None:
+                    signals.during(partial(prepare, engines.settings))
+                commands = _commands(target, listener, environment)
+                supervisor = Supervisor(commands, grace=settings.drain + _GRACE, signals=signals)
+                with _ReadyWatch(_url(listener)):
+                    return supervisor.run()
+        except Interrupted:
+            return 0
+        finally:
+            engines.stop()
+
+
+def _commands(target: str, listener: socket.socket, environment: Mapping[str, str]) -> list[Command]:
+    pushsvc = [sys.executable, "-m", "pushsvc"]
+    fd = listener.fileno()
+    return [
+        Command("serve", [*pushsvc, "serve", target, "--fd", str(fd)], environment, pass_fds=(fd,)),
+        Command("worker", [*pushsvc, "worker", target], environment),
+    ]
+
+
+def _migrate(signals: Signals, environment: Mapping[str, str]) -> None:
+    child = spawn(
+        [sys.executable, "-m", "pushsvc", "migrate"],
+        death_signal=signal.SIGTERM,
+        env=environment,
+        process_group=0,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        output, _ = signals.during(child.communicate)
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
+    if child.returncode != 0:
+        shown = output.decode(errors="replace").strip()
+        raise Unavailable(f"pushsvc migrate ended with {describe_exit(child.returncode)}:\n{shown}")
+
+
+def _listen(host: str, port: int, explicit: bool) -> socket.socket:
+    """A listening socket, held here so that clients wait rather than fail while `serve` starts again."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise SettingsError(f"{host} is not an address to listen on: {error}") from error
+    # localhost is both, and 127.0.0.1 is what everybody expects
+    family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    last = port + 1 if explicit or port == 0 else min(port + _PORTS_TO_TRY, 65536)
+    for candidate in range(port, last):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((address[0], candidate, *address[2:]))
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
+            problem = error
+            continue
+        if candidate != port:
+            _say(f"port {port} is taken, using {candidate}")
+        return listener
+    raise SettingsError(f"port {port} of {host} can't be used: {problem.strerror}; choose another with --port")
+
+
+def _url(listener: socket.socket) -> str:
+    """Where this machine reaches the listener."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _ReadyWatch:
+    """Prints the ready line once, as soon as the service answers that it is ready."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="ready", daemon=True)
+        # no proxy: it would not know this machine by that address
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()  # not joined: it may be waiting for an answer, and prints nothing more
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            if self._ready() and not self._over.is_set():
+                _say(f"ready {self._url}", err=False)
+                return
+            self._over.wait(_POLL)
+
+    def _ready(self) -> bool:
+        try:
+            with self._opener.open(f"{self._url}/readyz", timeout=2.0):
+                return True
+        except urllib.error.HTTPError as error:
+            error.close()
+            # an attached app keeps its own root, so any answer of its own is one; 503 is "not yet"
+            return error.code < 500
+        except (OSError, http.client.HTTPException):
+            return False
+
+
+def _say(line: str, *, err: bool = True) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it any more, which is no reason to stop serving
+        click.echo(line, err=err)
