@@ -1,0 +1,101 @@
+"""Real engines for every test: one PostgreSQL and one Valkey a session, a database of its own for each test.
+
+`PUSHSVC_TEST_DATABASE_URL` and `PUSHSVC_TEST_REDIS_URL` replace the embedded ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+import redis
+
+from pushsvc.dev.postgres import EmbeddedPostgres
+from pushsvc.dev.valkey import EmbeddedValkey
+from pushsvc.settings import Settings
+from pushsvc.store import migrate
+
+SECRET = "a secret for tests only, 32 chars"
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Iterator[Path]:
+    """A short-lived directory for engines; short, since UNIX sockets' paths are limited."""
+    path = Path(tempfile.mkdtemp(prefix="pushsvc-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(data_dir: Path) -> Iterator[str]:
+    """A PostgreSQL server."""
+    if url := os.environ.get("PUSHSVC_TEST_DATABASE_URL"):
+        yield url
+        return
+    with EmbeddedPostgres(data_dir / "postgres") as postgres:
+        yield postgres.url
+
+
+@pytest.fixture(scope="session")
+def _valkey_url(data_dir: Path) -> Iterator[str]:
+    if url := os.environ.get("PUSHSVC_TEST_REDIS_URL"):
+        yield url
+        return
+    with EmbeddedValkey(data_dir / "valkey") as valkey:
+        yield valkey.url
+
+
+@pytest.fixture
+def redis_url(_valkey_url: str) -> Iterator[str]:
+    """A Redis server, empty."""
+    with redis.Redis.from_url(_valkey_url) as client:
+        client.flushall()
+        yield _valkey_url
+
+
+@pytest.fixture
+def empty_database_url(postgres_url: str) -> Iterator[str]:
+    """A database with nothing in it, gone after the test."""
+    name = f"test_{uuid4().hex[:12]}"
+    asyncio.run(_execute(postgres_url, f"CREATE DATABASE {name}"))
+    yield urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
+    asyncio.run(_execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(scope="session")
+def _migrated_template(postgres_url: str) -> str:
+    name = f"template_{uuid4().hex[:12]}"
+    asyncio.run(_execute(postgres_url, f"CREATE DATABASE {name}"))
+    asyncio.run(migrate(urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))))
+    return name
+
+
+@pytest.fixture
+def database_url(postgres_url: str, _migrated_template: str) -> Iterator[str]:
+    """A database with the store's tables, empty, gone after the test."""
+    name = f"test_{uuid4().hex[:12]}"
+    asyncio.run(_execute(postgres_url, f"CREATE DATABASE {name} TEMPLATE {_migrated_template}"))
+    yield urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
+    asyncio.run(_execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str) -> Settings:
+    """Settings of a whole service on the test's own engines."""
+    return Settings.from_env({}, database_url=database_url, redis_url=redis_url, secret=SECRET)
+
+
+async def _execute(url: str, sql: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
