@@ -58,6 +58,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     redis_url: SecretStr | None = None
     bus_url: SecretStr | None = None
     secret: SecretStr | None = None
+    backend: Literal["arq"] = "arq"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     queue: str = "arq:queue"

@@ -13,6 +13,7 @@ from ..domain import Principal, check_channel
 from ..errors import BadRequest, Forbidden, SettingsError, Unauthorized
 
 DEFAULT_SCOPES = frozenset({"submit", "read"})
+REMEMBERED = 10_000
 LEEWAY = 5
 """Seconds that two machines' clocks may differ."""
 
@@ -26,6 +27,7 @@ class Tokens:
                 "PUSHSVC_SECRET is shorter than 16 characters; `openssl rand -base64 32` makes a good one"
             )
         self._secret = secret
+        self._verified: dict[str, Principal] = {}
 
     def __repr__(self) -> str:
         return "<Tokens HS256>"
@@ -48,7 +50,20 @@ class Tokens:
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
     def verify(self, token: str) -> Principal:
-        """Whose token it is. Raises Unauthorized on anything but a whole, signed, unexpired one."""
+        """Whose token it is. Raises Unauthorized on anything but a whole, signed, unexpired one.
+
+        A token that was good is remembered until it expires: checking a signature costs as much as a query.
+        """
+        known = self._verified.get(token)
+        if known is not None and known.expires_at is not None and known.expires_at > datetime.now(UTC):
+            return known
+        principal = self._check(token)
+        if len(self._verified) >= REMEMBERED:
+            self._verified.clear()
+        self._verified[token] = principal
+        return principal
+
+    def _check(self, token: str) -> Principal:
         try:
             claims = jwt.decode(
                 token, self._secret, algorithms=["HS256"], leeway=LEEWAY, options={"require": ["sub", "exp"]}

@@ -91,6 +91,11 @@ class Feed:
         early, self._early = self._early, []
         return all([self.receive(delivery.position, delivery.event) for delivery in early])
 
+    def begin_repair(self) -> None:
+        """The store is about to be read: what came before is in it, or belongs to an epoch that is over."""
+        self.repairing = True
+        self._early = []
+
     def repaired(self, events: Iterable[tuple[Position, bytes]], position: Position, reset: Position | None) -> None:
         """What the store has after `position` of before: it is the truth, whatever its offsets."""
         if reset is not None:
@@ -126,7 +131,7 @@ class Feed:
         pending, self._pending = self._pending, []
         if not pending:
             return
-        self.sent = pending[-1].position.offset
+        self.sent = pending[-1].position.offset if self.top is None else self.top
         writers = self._prepared()
         if writers:
             data = pending[0].ws if len(pending) == 1 else b"".join([delivery.ws for delivery in pending])

@@ -230,7 +230,7 @@ class Hub:
 
     def _repair(self, feed: Feed) -> None:
         if not feed.repairing:
-            feed.repairing = True
+            feed.begin_repair()
             self._spawn(self._read_gap(feed))
 
     async def _read_gap(self, feed: Feed) -> None:

@@ -201,7 +201,9 @@ def _name_of(entity: Any, expression: Any) -> str | None:
         if mapper is not None:
             return str(mapper.class_.__name__)
     table = getattr(expression, "table", None) if _is_column(expression) else expression
-    return getattr(table, "name", None) if isinstance(table, FromClause) else None
+    name = getattr(table, "name", None) if isinstance(table, FromClause) else None
+    # An anonymous subquery's name is a template for the compiler, `%(… anon)s`.
+    return None if name is None or name.startswith("%(") else str(name)
 
 
 def _table_of(source: Any) -> str | None:

@@ -60,13 +60,13 @@ class EventStore:
     async def states(self, channels: Sequence[Channel]) -> Mapping[Channel, ChannelState]:
         """Where each channel stands. Logs that do not exist yet are made, so that they have an epoch; a job
         that does not exist is missing from the answer."""
-        logs = [channel for channel in channels if channel.kind != "job"]
+        logs = list(dict.fromkeys(channel for channel in channels if channel.kind != "job"))
         jobs = [channel for channel in channels if channel.kind == "job"]
         states: dict[Channel, ChannelState] = {}
         if logs:
             names = ([c.tenant for c in logs], [c.name for c in logs])
             rows = await self._postgres.fetch(sql.CHANNEL_STATES, *names)
-            if len(rows) < len(set(logs)):
+            if len(rows) < len(logs):
                 await self._postgres.fetch(sql.OPEN_CHANNELS, *names)
                 rows = await self._postgres.fetch(sql.CHANNEL_STATES, *names)
             for row in rows:

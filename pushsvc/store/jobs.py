@@ -177,22 +177,25 @@ class JobStore:
 
         Waits for PostgreSQL as long as it takes: a result that was computed is not thrown away.
         """
+        # Of several endings of one attempt the first counts: the statement may see each only once.
+        given = list({(o.id, o.version): o for o in reversed(batch)}.values())
         rows = await self._postgres.fetch(
             sql.FINISH_JOBS,
-            [o.id for o in batch],
-            [o.version for o in batch],
-            [o.status.value for o in batch],
-            [o.result.decode() if o.result is not None else None for o in batch],
-            [o.error for o in batch],
-            [o.inline for o in batch],
-            [o.sha256 for o in batch],
+            [o.id for o in given],
+            [o.version for o in given],
+            [o.status.value for o in given],
+            [o.result.decode() if o.result is not None else None for o in given],
+            [o.error for o in given],
+            [o.inline for o in given],
+            [o.sha256 for o in given],
             patience=FOREVER,
         )
         done = _finished(rows)
-        doubtful = [o for o in batch if o.id not in done]
+        doubtful = [o for o in given if o.id not in done]
         if doubtful:
             done |= await self._already(doubtful)
-        return [done.get(o.id) for o in batch]
+        taken = {id(o): done[o.id] for o in given if o.id in done and done[o.id].job.version == o.version + 1}
+        return [taken.get(id(o)) for o in batch]
 
     async def _already(self, outcomes: Sequence[Outcome]) -> dict[str, Finished]:
         """Outcomes that an earlier try of the same statement has committed, its answer lost on the way."""

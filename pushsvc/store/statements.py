@@ -114,7 +114,7 @@ WITH given AS (
         expires_at = now() + make_interval(secs => j.retention), lease_until = NULL, worker = NULL,
         result = g.result, result_bytes = octet_length(g.result), inline = g.inline,
         result_sha256 = g.sha256, error = g.error
-    FROM given g, locked l WHERE j.id = l.id AND j.id = g.id
+    FROM given g, locked l WHERE j.id = l.id AND j.id = g.id AND j.version = g.version
     RETURNING j.*
 ), targets AS (
     SELECT DISTINCT d.id AS job, d.tenant, t.name

@@ -145,7 +145,7 @@ class Jobs:
 
     async def _view(self, job: Job, cursor: str | None = None) -> bytes:
         progress, position = None, None
-        if not job.status.terminal:
+        if job.attempt and not job.status.terminal:
             progress = await self._api.publisher.last_progress(job.id)
         if job.status is JobStatus.QUEUED:
             position = await self._api.jobs.queue_position(job)

@@ -222,6 +222,7 @@ async def test_what_no_query_can_be_made_of_is_refused_at_once(db: Database) -> 
         (select(literal(1), Flight.id), "Flight"),
         (union_all(select(Flight.id), select(Airport.code)), "Flight"),
         (select(literal(1)), "SQL"),
+        (select(literal(1).label("one")).subquery().c.one, "SQL"),
         (text("SELECT 1").columns(column("one")), "SQL"),
     ],
 )
