@@ -117,7 +117,7 @@ def job_channel(job: str) -> str:
 JOB_EPOCH = "1"
 """Job channels have one epoch for ever: their offset is the job's version."""
 
-_POSITION = re.compile(r"([0-9a-z]{1,16})\.(\d{1,18})")
+_POSITION = re.compile(r"([0-9a-z]{1,16})\.([0-9]{1,18})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from .ops import Health
 from .queries import DatabasePool
 from .settings import Settings, parse_duration
 from .store import EventStore, JobStore, Postgres, check_schema
+from .tasks import stop
 from .transports import Desk, Gate
 from .web import Api, application
 
@@ -154,10 +155,7 @@ class Service:
             worker.stop()
             await running
         finally:
-            for task in (sweeping, stopping, running):
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            await stop(sweeping, stopping, running)
             await parts.close()
             self._parts = None
 

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 
@@ -15,6 +14,8 @@ from .errors import SettingsError
 
 PREFIX = "PUSHSVC_"
 
+_PASSWORD = re.compile(r"(://[^:@/?#]*):.*@")
+_PASSWORD_FIELD = re.compile(r"([?&][^=&]*pass[^=&]*=)[^&]*", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "b": 1, "k": 1024, "kib": 1024, "kb": 1000, "m": 1024**2, "mib": 1024**2, "mb": 1000**2}
 
@@ -137,15 +138,13 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
 
 
 def mask_url(url: str) -> str:
-    """The URL with its password as `***`."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+    """The URL with its password as `***`, wherever it stands."""
+    # Not by parsing: passwords that should have been percent-encoded, and were not, are to be masked too.
+    return _PASSWORD_FIELD.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))
 
 
 def _unknown(name: str, cls: type[Settings]) -> str:
-    known = [PREFIX + field.upper() for field in cls.model_fields]
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}")
+    known = [field.upper() for field in cls.model_fields]
+    near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), known, n=1)
+    there_are = ", ".join(PREFIX + field for field in known)
+    return f"{name} is not a setting" + (f"; did you mean {PREFIX}{near[0]}?" if near else f"; there are {there_are}")

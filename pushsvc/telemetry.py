@@ -46,4 +46,5 @@ def emit(name: str, measures: Mapping[str, float], labels: Mapping[str, Any] | N
             handler(name, measures, labels or {})
         except Exception:
             logger.exception("telemetry handler %r failed and is detached", handler)
-            _handlers.remove(handler)
+            if handler in _handlers:
+                _handlers.remove(handler)

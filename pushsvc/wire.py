@@ -70,8 +70,8 @@ _FINAL = b',"final":'
 
 def is_final(event_bytes: bytes) -> bool:
     """Whether nothing follows this event in its job's channel. `final` stands before anything a job wrote."""
-    at = event_bytes.find(_FINAL) + len(_FINAL)
-    return event_bytes[at : at + 4] == b"true"
+    at = event_bytes.find(_FINAL)
+    return at >= 0 and event_bytes.startswith(b"true", at + len(_FINAL))
 
 
 @dataclass(frozen=True)

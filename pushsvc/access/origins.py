@@ -15,4 +15,8 @@ def allowed_origin(origin: str | None, host: str | None, allowed: Sequence[str])
         return True
     if origin in allowed:
         return True
-    return host is not None and urlsplit(origin).netloc.lower() == host.lower()
+    try:
+        own = urlsplit(origin).netloc
+    except ValueError:
+        return False
+    return bool(own) and host is not None and own.lower() == host.lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from ..domain import Principal, check_channel
 from ..errors import BadRequest, Forbidden, SettingsError, Unauthorized
 
 DEFAULT_SCOPES = frozenset({"submit", "read"})
+_TENANT = re.compile(r"[^:\x00-\x1f\x7f]{1,100}")
 REMEMBERED = 10_000
 LEEWAY = 5
 """Seconds that two machines' clocks may differ."""
@@ -41,7 +43,9 @@ class Tokens:
         scope: Iterable[str] = DEFAULT_SCOPES,
         ttl: float = 3600.0,
     ) -> str:
-        """A token for `sub`, valid for `ttl` seconds. Raises BadRequest on what is not a channel."""
+        """A token for `sub`, valid for `ttl` seconds. Raises BadRequest on what `verify` would refuse."""
+        check_channel(f"user:{sub}")
+        _check_tenant(tenant)
         now = int(time.time())
         claims: dict[str, Any] = {"sub": sub, "tenant": tenant, "iat": now, "exp": now + max(1, int(ttl))}
         claims["scope"] = " ".join(sorted(scope))
@@ -72,7 +76,7 @@ class Tokens:
             raise Unauthorized("the token has expired") from None
         except jwt.MissingRequiredClaimError as error:
             raise Unauthorized(f"the token lacks the claim {error.claim}") from None
-        except jwt.InvalidTokenError:
+        except (jwt.InvalidTokenError, ValueError, OverflowError):
             raise Unauthorized("the token is not valid") from None
         return principal_of(claims)
 
@@ -80,16 +84,25 @@ class Tokens:
 def principal_of(claims: dict[str, Any]) -> Principal:
     """The claims as a Principal. Raises Unauthorized when one is of the wrong shape."""
     subject, tenant = claims["sub"], claims.get("tenant", "default")
-    if not isinstance(tenant, str) or not tenant or len(tenant) > 100:
-        raise Unauthorized("the claim tenant is not a short string")
     try:
+        _check_tenant(tenant)
         check_channel(f"user:{subject}")
         channels = frozenset(check_channel(name) for name in claims.get("channels") or ())
     except (BadRequest, TypeError):
-        raise Unauthorized("the claim sub or channels is malformed") from None
+        raise Unauthorized("the claim sub, tenant or channels is malformed") from None
+    try:
+        expires_at = datetime.fromtimestamp(float(claims["exp"]), UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        raise Unauthorized("the claim exp is malformed") from None
     scope = claims.get("scope")
     scopes = DEFAULT_SCOPES if scope is None else _scopes(scope)
-    return Principal(subject, tenant, channels, scopes, datetime.fromtimestamp(claims["exp"], UTC))
+    return Principal(subject, tenant, channels, scopes, expires_at)
+
+
+def _check_tenant(tenant: object) -> None:
+    """Raises BadRequest. No colon: on Redis it stands between the tenant and the channel."""
+    if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
+        raise BadRequest("a tenant is a short name without a colon")
 
 
 def _scopes(scope: Any) -> frozenset[str]:

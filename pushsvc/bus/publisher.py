@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from .. import wire
 from ..domain import Channel, Position, Progress
 from ..store.batching import Batcher
-from .connection import FAULTS, RedisClient
+from .connection import FAULTS, RedisClient, away
 
 logger = logging.getLogger(__name__)
 
 Message = tuple[str, bytes]
 CANCEL_TOPIC = "pushsvc:cancel"
+SOON = 0.005
 PROGRESS_TTL = 3600
 """Seconds that the last progress of a job is kept for those who attach later."""
 
@@ -35,6 +36,8 @@ class Publisher:
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
+        self._later: list[Message] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._batch: Batcher[list[Message], None] = Batcher("publish", self._publish, limit=500)
 
     async def _publish(self, batch: Sequence[list[Message]]) -> list[None]:
@@ -46,12 +49,31 @@ class Publisher:
             await pipeline.execute()
         except FAULTS as error:
             # Subscribers find the events in PostgreSQL: their hubs compare tops.
-            logger.warning("%d not published, Redis is away: %s", len(batch), type(error).__name__)
+            away("publishing", error)
         return [None] * len(batch)
 
     def event(self, places: Iterable[tuple[Channel, Position]], event: bytes) -> asyncio.Future[None]:
         """Publish an event wherever it was logged. Order is kept from call to call; nothing is raised."""
-        return self._batch.put([(topic(channel), wire.bus_event(position, event)) for channel, position in places])
+        messages = _messages(places, event)
+        if self._later:
+            messages = self._take_later() + messages
+        return self._batch.put(messages)
+
+    def event_soon(self, places: Iterable[tuple[Channel, Position]], event: bytes) -> None:
+        """Publish with the next `event`, or in `SOON` seconds: for what is likely to be followed at once."""
+        if not self._later:
+            self._timer = asyncio.get_running_loop().call_later(SOON, self._publish_later)
+        self._later += _messages(places, event)
+
+    def _take_later(self) -> list[Message]:
+        later, self._later = self._later, []
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return later
+
+    def _publish_later(self) -> None:
+        self._batch.put(self._take_later())
 
     async def progress(self, channels: Iterable[Channel], progress: Progress) -> None:
         """Publish, and keep as the snapshot for those who attach later."""
@@ -63,7 +85,7 @@ class Publisher:
         try:
             await pipeline.execute()
         except FAULTS as error:
-            logger.debug("progress not published, Redis is away: %s", type(error).__name__)
+            away("publishing progress", error)
 
     async def last_progress(self, job: str) -> bytes | None:
         """The last progress of a job as its JSON; None if there is none, or Redis is away."""
@@ -76,6 +98,10 @@ class Publisher:
     async def cancel(self, job: str) -> None:
         """Ask whichever worker runs the job to stop it now; it also learns so when it renews its lease."""
         await self._batch([(CANCEL_TOPIC, job.encode())])
+
+
+def _messages(places: Iterable[tuple[Channel, Position]], event: bytes) -> list[Message]:
+    return [(topic(channel), wire.bus_event(position, event)) for channel, position in places]
 
 
 def _progress_key(job: str) -> str:

@@ -71,9 +71,11 @@ class Queue:
             args += [job.id, score, definition, max(score - now, 0) + definition_ttl_ms]
         await self._run("enqueue", [self.name, self._wake], *args)
 
-    async def claim(self, limit: int, lease: float, worker: str) -> Claimed:
-        """Claim up to `limit` due jobs for `lease` seconds."""
-        ids, score = await self._run("claim", [self.name, self._wake], now_ms(), limit, int(lease * 1000), worker)
+    async def claim(self, limit: int, lease: float, worker: str, first: str | None = None) -> Claimed:
+        """Claim up to `limit` due jobs for `lease` seconds, beginning with `first`, which a token named."""
+        ids, score = await self._run(
+            "claim", [self.name, self._wake], now_ms(), limit, int(lease * 1000), worker, first or ""
+        )
         next_due = None if score is None else max(float(score) / 1000 - time.time(), 0.0)
         return Claimed([job.decode() for job in ids], next_due)
 
@@ -103,16 +105,16 @@ class Queue:
     async def mark(self) -> None:
         await self._redis.set(self._marker, b"1")
 
-    async def token(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for a wake-up."""
+    async def token(self, timeout: float) -> str | None:
+        """Wait up to `timeout` seconds for a wake-up. The token names a job that was due when it was left."""
         # redis-py's own `blpop` is typed for whole seconds only.
         reply = await self._blocking.execute_command("BLPOP", self._wake, timeout)  # type: ignore[no-untyped-call]
-        return reply is not None
+        return None if reply is None else reply[1].decode()
 
-    async def wake(self) -> None:
+    async def wake(self, token: str = "-") -> None:
         """Leave a token: somebody else should look at the queue."""
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.rpush(self._wake, b"1")
+        pipeline.rpush(self._wake, token)
         await pipeline.execute()
 
     def result_of(self, job: str, name: str, success: bool, href: str) -> bytes:

@@ -17,6 +17,8 @@ import hiredis
 from redis.asyncio.connection import parse_url
 
 from .. import telemetry
+from ..tasks import stop
+from .connection import away
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,8 @@ class Subscriber:
     """Stays connected to `url`, subscribed to whatever `subscribe` named, until `stop`.
 
     `on_message(topic, payload)` is called for each message; `on_connected()` when every topic is confirmed
-    again after a (re)connect, which is when whoever listens must look for what was missed.
+    again after a (re)connect, which is when whoever listens must look for what was missed; `on_lost()` when
+    from now on nothing is heard.
     """
 
     def __init__(
@@ -36,10 +39,12 @@ class Subscriber:
         url: str,
         on_message: Callable[[str, bytes], None],
         on_connected: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._url = url
         self._on_message = on_message
         self._on_connected = on_connected
+        self._on_lost = on_lost
         self._topics: dict[str, asyncio.Future[bool]] = {}
         self._link: _Link | None = None
         self._task: asyncio.Task[None] | None = None
@@ -53,11 +58,8 @@ class Subscriber:
             self._task = asyncio.create_task(self._stay_connected(), name="bus:subscriber")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await stop(self._task)
+        self._task = None
 
     async def subscribe(self, topic: str, patience: float = 2.0) -> bool:
         """True once Redis has confirmed the topic; False if it can't right now (it will be, on reconnect)."""
@@ -75,7 +77,12 @@ class Subscriber:
         return False
 
     def unsubscribe(self, topic: str) -> None:
-        if self._topics.pop(topic, None) is not None and self._link is not None:
+        future = self._topics.pop(topic, None)
+        if future is None:
+            return
+        if not future.done():
+            future.set_result(False)
+        if self._link is not None:
             self._link.send(b"UNSUBSCRIBE", topic.encode())
 
     # The connection
@@ -86,12 +93,13 @@ class Subscriber:
             try:
                 link = await _connect(self._url, self._received)
             except (OSError, hiredis.HiredisError) as error:
-                logger.warning("Redis pub/sub can't be reached: %s", type(error).__name__)
+                away("connecting to pub/sub", error)
             else:
                 delay = 0.05
                 await self._serve(link)
                 telemetry.emit("bus.lost", {"count": 1}, {"role": "subscriber"})
                 logger.warning("Redis pub/sub connection lost")
+                self._on_lost()
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(delay * 2, 1.0)
 

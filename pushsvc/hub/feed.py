@@ -21,7 +21,7 @@ BUFFERED = 1000
 class Subscription:
     """One listener on one channel."""
 
-    __slots__ = ("base", "buffer", "feed", "left", "listener", "overflowed")
+    __slots__ = ("base", "buffer", "feed", "listener", "overflowed")
 
     def __init__(self, listener: Listener, feed: Feed) -> None:
         self.listener = listener
@@ -30,7 +30,6 @@ class Subscription:
         self.overflowed = False
         self.base = feed.top
         """The buffer holds everything after this offset."""
-        self.left = False
 
 
 class Feed:
@@ -57,6 +56,10 @@ class Feed:
     @property
     def position(self) -> Position:
         return Position(self.epoch, self.top or 0)
+
+    def __contains__(self, subscription: object) -> bool:
+        """Whether it has not left."""
+        return subscription in self._live or subscription in self._joining or subscription in self._behind
 
     @property
     def idle(self) -> bool:
@@ -174,7 +177,7 @@ class Feed:
 
     def join(self, subscription: Subscription, position: Position) -> bool:
         """Go live from `position`, which its reading has reached. False: it must read on from there first."""
-        if subscription.left:
+        if subscription not in self:
             return True
         if self.top is None or position.epoch != self.epoch or position.offset > self.top:
             return False
@@ -212,7 +215,6 @@ class Feed:
         return position
 
     def leave(self, subscription: Subscription) -> None:
-        subscription.left = True
         self._joining.discard(subscription)
         self._behind.pop(subscription, None)
         if subscription in self._live:

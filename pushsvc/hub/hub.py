@@ -20,6 +20,7 @@ from ..bus import Subscriber, channel_of, topic
 from ..domain import Channel, Place, Position
 from ..errors import NotFound, Unavailable
 from ..store import EventStore
+from ..tasks import stop
 from .feed import Feed, Subscription
 from .listener import Listener
 
@@ -55,11 +56,12 @@ class Hub:
         last_progress: Callable[[str], Awaitable[bytes | None]] | None = None,
     ) -> None:
         self._events = events
-        self._bus = Subscriber(bus_url, self._message, self._bus_connected)
+        self._bus = Subscriber(bus_url, self._message, self._bus_changed, self._bus_changed)
         self._top_check = top_check
         self._last_progress = last_progress
         self._feeds: dict[Channel, Feed] = {}
         self._subscriptions: dict[Listener, dict[Channel, Subscription]] = {}
+        self._paused: set[Listener] = set()
         self._dirty: list[Feed] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._check_now = asyncio.Event()
@@ -69,8 +71,7 @@ class Hub:
         self._spawn(self._check_tops())
 
     async def stop(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
+        await stop(*self._tasks)
         await self._bus.stop()
 
     def drain(self) -> None:
@@ -122,6 +123,7 @@ class Hub:
         for subscription in list(self._subscriptions.get(listener, {}).values()):
             self._drop(subscription)
         self._subscriptions.pop(listener, None)
+        self._paused.discard(listener)
 
     def _drop(self, subscription: Subscription) -> None:
         feed = subscription.feed
@@ -141,8 +143,9 @@ class Hub:
         feed, listener = subscription.feed, subscription.listener
         recovered, closed = True, False
         while True:
-            if not await listener.ready() or subscription.left:
-                position = await self._events.resolve(feed.channel, place)
+            if not await listener.ready() or subscription not in feed:
+                # A position that is gone by now stays as it is, so that the next reading finds the reset.
+                position = place if isinstance(place, Position) else await self._events.resolve(feed.channel, place)
                 if position is None:
                     raise NotFound
                 self._drop(subscription)
@@ -150,6 +153,8 @@ class Hub:
             page = await self._events.read(feed.channel, place, listener.page)
             if page is None:
                 raise NotFound
+            if subscription not in feed:
+                continue
             if page.reset is not None:
                 recovered = False
                 listener.reset(feed.channel, page.reset)
@@ -169,32 +174,40 @@ class Hub:
         if feed.position.epoch != position.epoch or position.offset > (feed.top or 0):
             # The reader is ahead of what Redis has brought here: let everybody catch up.
             self._repair(feed)
-        return feed.join(subscription, position)
+        if not feed.join(subscription, position):
+            return False
+        if subscription.listener in self._paused:
+            # What it had missed filled its socket already.
+            feed.fall_behind(subscription)
+        return True
 
     async def _snapshot(self, subscription: Subscription) -> None:
         channel = subscription.feed.channel
         if channel.kind == "job" and self._last_progress is not None:
             item = await self._last_progress(channel.key)
-            if item is not None and not subscription.left:
+            if item is not None and subscription in subscription.feed:
                 subscription.listener.progress(channel, item)
 
     # Slow sockets
 
     def pause(self, listener: Listener) -> None:
         """The listener's socket is full: keep its places, write nothing more."""
+        if listener in self._subscriptions:
+            self._paused.add(listener)
         for subscription in self._subscriptions.get(listener, {}).values():
             subscription.feed.fall_behind(subscription)
         telemetry.emit("hub.behind", {"count": 1})
 
     def resume(self, listener: Listener) -> None:
         """It has drained: read on from the store, for each channel where it fell behind."""
+        self._paused.discard(listener)
         for subscription in list(self._subscriptions.get(listener, {}).values()):
             position = subscription.feed.catch_up(subscription)
             if position is not None:
                 self._spawn(self._catch_up(subscription, position))
 
     async def _catch_up(self, subscription: Subscription, position: Position) -> None:
-        while not subscription.left:
+        while subscription in subscription.feed:
             try:
                 await self._read_on(subscription, position)
                 return
@@ -259,7 +272,8 @@ class Hub:
 
     # Looking for what Redis did not bring
 
-    def _bus_connected(self) -> None:
+    def _bus_changed(self) -> None:
+        """Connected: something may have been missed. Lost: from now on PostgreSQL is asked."""
         self._check_now.set()
 
     async def _check_tops(self) -> None:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from .. import telemetry, wire
-from ..bus import FAULTS, Publisher, Queue
+from ..bus import FAULTS, Publisher, Queue, away
 from ..domain import JOB_EPOCH, Channel, Job, JobStatus, Position, job_channel
 from ..store.batching import Batcher
 from ..store.jobs import Finished
@@ -27,7 +27,7 @@ class Announcer:
     def changed(self, job: Job) -> None:
         """A change that is not the last: only the job's own channel hears of it."""
         place = (Channel(job.tenant, job_channel(job.id)), Position(JOB_EPOCH, job.version))
-        self._publisher.event([place], wire.event(job, None, self._prefix))
+        self._publisher.event_soon([place], wire.event(job, None, self._prefix))
 
     async def finished(self, finished: Finished, result: bytes | None = None) -> None:
         """The last change: every channel that logged it hears of it, and arq's queue forgets the job."""
@@ -46,5 +46,5 @@ class Announcer:
             await self._queue.finish(jobs)
         except FAULTS as error:
             # Whoever claims it from the queue finds in PostgreSQL that it is finished.
-            logger.warning("%d finished jobs left on the queue: %s", len(jobs), type(error).__name__)
+            away("taking finished jobs off the queue", error)
         return [None] * len(jobs)

@@ -16,7 +16,7 @@ from typing import Any
 from .. import wire
 from ..domain import Claim, JobStatus, Outcome
 from ..errors import JobCancelled, JobError, JobExpired, JobFailed, JobTimedOut, PushsvcError, UnknownJob
-from ..store import Requeue
+from ..store import MAX_LOSSES, Requeue
 from .context import JobContext
 from .registry import JobSpec, Registry
 from .results import encode, success
@@ -67,13 +67,19 @@ class Attempt:
         self._threads = threads
         self._stop: Stop | None = None
         self._call: asyncio.Task[Any] | None = None
+        self._cancelled = False
 
     def stop(self, why: Stop) -> None:
         """Stop it, once: the first reason counts, and exactly one cancel reaches the job."""
         if self._stop is None:
             self._stop = why
-            if self._call is not None:
-                self._call.cancel()
+            self._cancel()
+
+    def _cancel(self) -> None:
+        """A second cancel, in the midst of the job's clean-up, would leave its queries running."""
+        if self._call is not None and not self._cancelled:
+            self._cancelled = True
+            self._call.cancel()
 
     async def run(self) -> tuple[Ending, bytes | None]:
         """How it ended, and the encoded result if it succeeded. None: it is not ours to end any more."""
@@ -82,7 +88,7 @@ class Attempt:
             spec = self._registry.get(job.name)
         except UnknownJob:
             logger.error("job %s: this worker knows no %r; handing it back", job.id, job.name)
-            return Requeue(job.id, job.version, UNKNOWN_DELAY, failed=False), None
+            return Requeue(job.id, job.version, UNKNOWN_DELAY, "handed back"), None
         try:
             data = encode(await self._bounded(spec), self._limits.result)
         except asyncio.CancelledError:
@@ -95,7 +101,8 @@ class Attempt:
         except JobExpired as error:
             return self._end(JobStatus.EXPIRED, error), None
         except Exception as error:
-            return self._failed(error), None
+            # What a job raises while it is being stopped is not why it ended.
+            return self._failed(error) if self._stop is None else self._stopped(self._stop), None
         return success(job.id, job.version, data, self._limits.inline), data
 
     async def _bounded(self, spec: JobSpec) -> Any:
@@ -106,7 +113,7 @@ class Attempt:
         self._call = asyncio.create_task(self._called(spec), name=f"job:{self.claim.job.id}")
         done, _ = await asyncio.wait([self._call], timeout=max(seconds, 0.0))
         if not done:
-            self._call.cancel()
+            self._cancel()
             await asyncio.wait([self._call])
             if self._stop is None:
                 raise error
@@ -131,6 +138,9 @@ class Attempt:
             return await asyncio.get_running_loop().run_in_executor(
                 self._threads, lambda: inside.run(spec.function, **arguments)
             )
+        except (SystemExit, KeyboardInterrupt) as error:
+            # They would end the worker, and all its other jobs.
+            raise JobFailed(f"the job raised {type(error).__name__}") from error
         finally:
             await context.close()
 
@@ -139,26 +149,47 @@ class Attempt:
         if why is Stop.CANCELLED:
             return self._end(JobStatus.CANCELLED, JobCancelled())
         if why is Stop.HANDED_BACK:
-            return Requeue(job.id, job.version, 0.0, failed=False)
+            return Requeue(job.id, job.version, 0.0, "handed back")
         return None
 
     def _failed(self, error: Exception) -> Ending:
         job = self.claim.job
-        problem = error if isinstance(error, PushsvcError) else JobFailed(f"{type(error).__name__}: {error}")
+        problem = error if isinstance(error, PushsvcError) else JobFailed(_described(error))
+        losses = job.attempt - self.claim.failures
+        if problem.temporary and losses <= MAX_LOSSES:
+            delay = backoff(losses)
+            logger.warning("job %s %s lost what it needs, again in %.1f s: %s", job.name, job.id, delay, problem)
+            return Requeue(job.id, job.version, delay, "lost", _encoded(problem))
         tries = self.claim.failures + 1
         if tries < self.claim.max_attempts:
             delay = backoff(tries)
             logger.warning("job %s %s failed, again in %.1f s: %s", job.name, job.id, delay, problem)
-            text = wire.dump(problem.problem()).decode()
-            return Requeue(job.id, job.version, delay, failed=True, error=text)
+            return Requeue(job.id, job.version, delay, "failed", _encoded(problem))
         logger.error("job %s %s failed", job.name, job.id, exc_info=error)
         return self._end(JobStatus.FAILED, problem)
 
     def _end(self, status: JobStatus, error: PushsvcError) -> Outcome:
         job = self.claim.job
-        return Outcome(job.id, job.version, status, error=wire.dump(error.problem()).decode())
+        return Outcome(job.id, job.version, status, error=_encoded(error))
+
+
+def _described(error: BaseException) -> str:
+    """The error's class and text, whatever its author made of `str` and of Unicode."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(it has no text)"
+    return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
+
+
+def _encoded(error: PushsvcError) -> str:
+    """The problem object as JSON text."""
+    try:
+        return wire.dump(error.problem()).decode()
+    except ValueError:
+        return wire.dump(JobFailed(_described(error)).problem()).decode()
 
 
 def backoff(tries: int, base: float = 1.0, most: float = 60.0) -> float:
     """Seconds until the next try: exponential, with jitter so that what failed together does not come back so."""
-    return min(most, base * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
+    return min(most, base * 2.0 ** min(tries - 1, 30)) * random.uniform(0.5, 1.0)

@@ -47,6 +47,7 @@ class JobContext:
         self._message = ""
         self._told_at = 0.0
         self._teller: asyncio.Task[None] | None = None
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<JobContext {self.name} {self.id} attempt {self.attempt}>"
@@ -86,7 +87,7 @@ class JobContext:
         self._schedule()
 
     def _schedule(self) -> None:
-        if self._teller is None or self._teller.done():
+        if not self._closed and (self._teller is None or self._teller.done()):
             self._teller = asyncio.create_task(self._tell_soon())
 
     async def _tell_soon(self) -> None:
@@ -98,6 +99,7 @@ class JobContext:
 
     async def close(self) -> None:
         """At the job's end: no query of it runs on, no progress comes after its result."""
+        self._closed = True
         if self._teller is not None:
             self._teller.cancel()
         for database in self._databases.values():

@@ -38,7 +38,7 @@ class JobSpec:
     def validate(self, params: Mapping[str, Any]) -> str:
         """The parameters with their defaults, as JSON text. Raises InvalidParams, naming each that is wrong."""
         try:
-            return self.params.model_validate(dict(params)).model_dump_json()
+            return self.params.model_validate(dict(params)).model_dump_json(by_alias=True)
         except ValidationError as error:
             raise InvalidParams(
                 f"{self.name} does not take these parameters",
@@ -108,8 +108,11 @@ def params_model(name: str, function: JobFunction) -> tuple[type[BaseModel], str
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (annotation, default)
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, validate_default=True)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, validate_default=True, allow_inf_nan=False)
     try:
-        return create_model(name, __config__=config, **fields), context
+        model = create_model(name, __config__=config, **fields)
     except Exception as error:
         raise SettingsError(f"job {name}: a parameter's type has no JSON Schema: {error}") from error
+    if unnamed := fields.keys() - model.model_fields.keys():
+        raise SettingsError(f"job {name}: {min(unnamed)} can't be the name of a parameter")
+    return model, context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
@@ -15,7 +16,7 @@ from ..errors import JobFailed
 
 def encode(value: Any, limit: int) -> bytes:
     """JSON of what JSON knows, and of dates, decimals, UUIDs, dataclasses, pydantic models, SQLAlchemy rows
-    (objects by column) and mapped entities (their loaded columns). NaN and Infinity become null.
+    and their mappings (objects by column) and mapped entities (their loaded columns). NaN and Infinity become null.
 
     Raises JobFailed when a value has no JSON form, or when there are more than `limit` bytes.
     """
@@ -31,6 +32,8 @@ def encode(value: Any, limit: int) -> bytes:
 def _plain(value: Any) -> Any:
     if isinstance(value, Row):
         return dict(value._mapping)
+    if isinstance(value, Mapping):
+        return dict(value)
     try:
         state = inspect(value)
         return {

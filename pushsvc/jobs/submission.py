@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from .. import telemetry, wire
 from ..access import need_publish
-from ..bus import FAULTS, Queue, Queued
+from ..bus import FAULTS, Queue, Queued, away
 from ..domain import Accepted, JobStatus, Principal, Submission, check_channel, new_job_id
 from ..errors import BadRequest, QueueFull
 from ..settings import Settings
@@ -99,7 +99,8 @@ class Submitter:
         try:
             await self._queue.enqueue(jobs)
         except FAULTS as error:
-            logger.warning("%d jobs wait for the sweeper, Redis is away: %s", len(jobs), type(error).__name__)
+            # The sweeper queues them.
+            away("queueing jobs", error)
         return [None] * len(jobs)
 
 

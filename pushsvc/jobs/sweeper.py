@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import asyncpg
 
 from .. import telemetry, wire
-from ..bus import FAULTS, Queue, Queued
+from ..bus import FAULTS, Queue, Queued, away
 from ..domain import JobId, JobStatus, Outcome
 from ..errors import JobExpired, PushsvcError, Unavailable, WorkerLost
 from ..settings import Settings
@@ -75,7 +75,7 @@ class Sweeper:
             returned = await self._ensure_queued(again)
             enqueued = await self._requeue_missing()
         except FAULTS as error:
-            logger.debug("queue not swept, Redis is away: %s", type(error).__name__)
+            away("sweeping the queue", error)
         purged = await self._purge()
         if enqueued or returned or expired or purged:
             measures = {"enqueued": enqueued, "returned": returned, "expired": expired, "purged": purged}

@@ -7,12 +7,10 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from ..bus import FAULTS, Queue
+from ..bus import FAULTS, LONGEST_WAIT, Queue, away
+from ..tasks import stop
 
 logger = logging.getLogger(__name__)
-
-TOKEN_WAIT = 5.0
-"""Seconds one BLPOP blocks; its end means nothing, it is just asked again."""
 
 
 class Wakeup:
@@ -25,6 +23,7 @@ class Wakeup:
         self._queue = queue
         self._has_room = has_room
         self._due = asyncio.Event()
+        self._token: str | None = None
         self._room = asyncio.Event()
         self._listener: asyncio.Task[None] | None = None
 
@@ -32,22 +31,21 @@ class Wakeup:
         self._listener = asyncio.create_task(self._listen(), name="worker:wakeup")
 
     async def stop(self) -> None:
-        if self._listener is not None:
-            self._listener.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._listener
+        await stop(self._listener)
 
     def now(self) -> None:
         """Look at the queue now."""
         self._due.set()
         self._room.set()
 
-    async def wait(self, timeout: float) -> None:
-        """Until there is a reason to look at the queue, or for `timeout` seconds."""
+    async def wait(self, timeout: float) -> str | None:
+        """Until there is a reason to look at the queue, or for `timeout` seconds; the token, if that was it."""
         self._room.set()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._due.wait(), timeout)
         self._due.clear()
+        token, self._token = self._token, None
+        return token
 
     async def _listen(self) -> None:
         while True:
@@ -56,12 +54,14 @@ class Wakeup:
                 await self._room.wait()
                 continue
             try:
-                if not await self._queue.token(TOKEN_WAIT):
+                token = await self._queue.token(LONGEST_WAIT)
+                if token is None:
                     continue
                 if self._has_room():
+                    self._token = token
                     self._due.set()
                 else:
-                    await self._queue.wake()
+                    await self._queue.wake(token)
             except FAULTS as error:
-                logger.warning("no wake-ups, Redis is away: %s", type(error).__name__)
+                away("waiting for wake-ups", error)
                 await asyncio.sleep(0.25)

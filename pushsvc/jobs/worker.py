@@ -6,17 +6,18 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from .. import telemetry
-from ..bus import CANCEL_TOPIC, FAULTS, Publisher, Queue, Subscriber
-from ..domain import Channel, Claim, JobId, Outcome, Progress, inbox, job_channel, new_job_id
+from ..bus import CANCEL_TOPIC, FAULTS, Publisher, Queue, Subscriber, away
+from ..domain import Channel, Claim, JobId, Outcome, Progress, inbox, is_job_id, job_channel, new_job_id
 from ..errors import Unavailable
 from ..settings import Settings
 from ..store import JobStore, Requeue
+from ..tasks import stop
 from .announce import Announcer
 from .attempt import Attempt, Limits, Stop
 from .context import JobContext
@@ -62,6 +63,8 @@ class Worker:
         self._wakeup = Wakeup(queue, lambda: self._room() > 0)
         self._cancels = Subscriber(settings.bus, self._cancel_requested)
         self._stopping = False
+        self._more = False
+        """Whether the last claim took as many as there was room for, so that more may be waiting."""
 
     def _room(self) -> int:
         return 0 if self._stopping else self._settings.max_jobs - len(self._tasks)
@@ -79,10 +82,7 @@ class Worker:
             await self._claim_until_stopped()
             await self._drain()
         finally:
-            for task in (renewing, subscribing):
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            await stop(renewing, subscribing)
             await self._wakeup.stop()
             await self._cancels.stop()
             self._threads.shutdown(wait=False, cancel_futures=True)
@@ -93,31 +93,51 @@ class Worker:
         self._wakeup.now()
 
     async def _claim_until_stopped(self) -> None:
+        token: str | None = None
         while not self._stopping:
             next_due: float | None = None
             if self._room():
                 try:
-                    next_due = await self._claim()
+                    next_due = await self._claim(token)
                 except (*FAULTS, Unavailable) as error:
-                    logger.warning("no jobs claimed: %s", type(error).__name__)
+                    away("claiming jobs", error)
             pause = self._settings.poll if next_due is None else min(next_due, self._settings.poll)
-            await self._wakeup.wait(pause)
+            token = await self._wakeup.wait(pause)
 
-    async def _claim(self) -> float | None:
-        """Claim as many due jobs as there is room for; in how many seconds the next one falls due."""
-        lease = self._settings.lease
-        claimed = await self._queue.claim(self._room(), lease + REDIS_MARGIN, self.name)
-        if claimed.ids:
-            try:
-                claims = await self._store.start(claimed.ids, self.name, lease)
-            except Unavailable:
-                await self._queue.release([(job, 1.0) for job in claimed.ids])
-                raise
-            for claim in claims.values():
-                self._launch(claim)
-            if refused := [job for job in claimed.ids if job not in claims]:
-                await self._give_up(refused)
+    async def _claim(self, token: str | None) -> float | None:
+        """Claim as many due jobs as there is room for; in how many seconds the next one falls due.
+
+        The job that the token names is started while it is being claimed: PostgreSQL decides whose it is, and
+        the queue only who tries.
+        """
+        named = [token] if token is not None and is_job_id(token) else []
+        room = self._room()
+        lease = self._settings.lease + REDIS_MARGIN
+        claimed, launched = await asyncio.gather(
+            self._queue.claim(room, lease, self.name, *named), self._start(named), return_exceptions=True
+        )
+        if isinstance(claimed, BaseException):
+            raise claimed
+        self._more = len(claimed.ids) >= room
+        try:
+            if isinstance(launched, BaseException):
+                raise launched
+            launched |= await self._start([job for job in claimed.ids if job not in launched])
+        except Unavailable:
+            await self._queue.release([(job, 1.0) for job in claimed.ids if job not in self._attempts])
+            raise
+        if refused := [job for job in claimed.ids if job not in launched]:
+            await self._give_up(refused)
         return claimed.next_due
+
+    async def _start(self, jobs: Sequence[str]) -> set[str]:
+        """Start those that are ours to start; their ids."""
+        if not jobs:
+            return set()
+        claims = await self._store.start(jobs, self.name, self._settings.lease)
+        for claim in claims.values():
+            self._launch(claim)
+        return set(claims)
 
     async def _give_up(self, jobs: list[str]) -> None:
         """The queue was wrong about these: finished ones leave it, the others wait until they are due."""
@@ -143,7 +163,8 @@ class Worker:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._wakeup.now()
+        if self._more:
+            self._wakeup.now()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("an attempt could not be ended; its lease will lapse", exc_info=error)
 
@@ -171,8 +192,7 @@ class Worker:
         job = await self._store.requeue(requeue)
         if job is None:
             return
-        reason = "error" if requeue.failed else "handed back"
-        telemetry.emit("job.retrying", {"delay": requeue.delay}, {"job": job.name, "reason": reason})
+        telemetry.emit("job.retrying", {"delay": requeue.delay}, {"job": job.name, "reason": requeue.why})
         self._announcer.changed(job)
         with suppress(*FAULTS):
             await self._queue.release([(job.id, requeue.delay)])
@@ -211,7 +231,7 @@ class Worker:
                 renewed = await self._store.renew(list(held.items()), self._settings.lease)
                 await self._queue.renew(list(renewed), self._settings.lease + REDIS_MARGIN, self.name)
             except (*FAULTS, Unavailable) as error:
-                logger.warning("leases not renewed everywhere: %s", type(error).__name__)
+                away("renewing leases", error)
                 continue
             self._heed(held, renewed)
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ..errors import SettingsError, Unavailable
+from ..store import is_lost
 
 T = TypeVar("T")
 
@@ -88,16 +89,16 @@ class Connections:
         """
         try:
             return await self._read(work, comment, interrupt)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
+        except Exception as error:
+            if not _lost(error):
                 raise
             if not repeatable():
                 raise Unavailable(f"database {self._name!r} closed the connection during a query") from error
         logger.info("database %r closed the connection; reading once more on a new one", self._name)
         try:
             return await self._read(work, comment, interrupt)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
+        except Exception as error:
+            if not _lost(error):
                 raise
             raise Unavailable(f"database {self._name!r} closed the connection twice during a query") from error
 
@@ -194,5 +195,10 @@ def _add_comment(
 def _recognise_disconnect(context: ExceptionContext) -> None:
     # SQLAlchemy asks whether the socket is closed; but a server that is shutting down sends its error first
     # and closes after, and both may or may not have arrived by now.
-    if getattr(context.original_exception, "sqlstate", None) in _GOING:
+    if is_lost(context.original_exception):
         context.is_disconnect = True
+
+
+def _lost(error: Exception) -> bool:
+    """Whether the connection is gone, whoever noticed it first."""
+    return is_lost(error) or (isinstance(error, DBAPIError) and error.connection_invalidated)

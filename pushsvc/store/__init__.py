@@ -2,11 +2,10 @@
 
 from .events import ChannelState, EventStore, Page
 from .jobs import MAX_LOSSES, Finished, JobStore, Requeue
-from .postgres import LOST, Postgres
+from .postgres import Postgres, is_lost
 from .schema import check_schema, migrate
 
 __all__ = [
-    "LOST",
     "MAX_LOSSES",
     "ChannelState",
     "EventStore",
@@ -16,5 +15,6 @@ __all__ = [
     "Postgres",
     "Requeue",
     "check_schema",
+    "is_lost",
     "migrate",
 ]

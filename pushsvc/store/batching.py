@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from .. import telemetry
-from .postgres import LOST
+from .postgres import is_lost
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -68,7 +68,7 @@ class Batcher(Generic[Item, Answer]):
         telemetry.emit("store.batch", {"size": len(batch), "duration": duration}, {"statement": self._name})
 
     async def _recover(self, batch: list[tuple[Item, asyncio.Future[Answer]]], error: Exception) -> None:
-        hopeless = len(batch) == 1 or isinstance(error, LOST) or getattr(error, "temporary", False)
+        hopeless = len(batch) == 1 or is_lost(error) or getattr(error, "temporary", False)
         for entry in batch:
             if not hopeless:
                 await self._commit([entry])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import asyncpg
 
@@ -43,12 +43,16 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Requeue:
-    """A running attempt to be put back. `failed` says that it used up a try; `delay` in seconds."""
+    """A running attempt to be put back, due again in `delay` seconds.
+
+    `failed` uses up one of the tries that the job's author allows; `lost` counts as a worker's death does, for
+    what the job depends on was away; `handed back` counts as nothing.
+    """
 
     id: JobId
     version: int
     delay: float
-    failed: bool
+    why: Literal["failed", "lost", "handed back"]
     error: str | None = None
 
 
@@ -165,7 +169,7 @@ class JobStore:
             [r.id for r in batch],
             [r.version for r in batch],
             [r.delay for r in batch],
-            [r.failed for r in batch],
+            [r.why for r in batch],
             [r.error for r in batch],
             patience=FOREVER,
         )

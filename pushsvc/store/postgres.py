@@ -16,18 +16,29 @@ from ..errors import Unavailable
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-LOST = (
-    OSError,
-    asyncio.TimeoutError,
+_LOST = (
+    OSError,  # which a time-out is, too
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.InternalClientError,  # the server's good-bye has been read, the end of the connection not yet
 )
-"""What a restarting or unreachable PostgreSQL looks like from here; whatever was asked may be asked again."""
+_RACED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
-RACED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+
+def is_lost(error: BaseException | None) -> bool:
+    """Whether the error, or what caused it, is what a restarting or unreachable PostgreSQL looks like from
+    here: whatever was asked may be asked again."""
+    while error is not None:
+        if isinstance(error, _LOST):
+            return True
+        # asyncpg says with one class that a connection is closed and that an argument is of the wrong type.
+        if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError) and "clos" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 class Postgres:
@@ -59,8 +70,8 @@ class Postgres:
         while True:
             try:
                 return await work(await self.pool())
-            except (*LOST, *RACED, asyncpg.InterfaceError) as error:
-                if isinstance(error, asyncpg.InterfaceError) and not _is_closed(error):
+            except Exception as error:
+                if not isinstance(error, _RACED) and not is_lost(error):
                     raise
                 if loop.time() + delay > give_up:
                     logger.warning("PostgreSQL is away: %s", type(error).__name__)
@@ -92,16 +103,11 @@ class Postgres:
     async def close(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
-            with suppress(*LOST):
+            with suppress(*_LOST, asyncpg.InterfaceError):
                 await asyncio.wait_for(pool.close(), 5)
 
 
 async def _nothing(_connection: object) -> None: ...
-
-
-def _is_closed(error: asyncpg.InterfaceError) -> bool:
-    """asyncpg says with one class that a connection is closed and that an argument is of the wrong type."""
-    return not isinstance(error, ValueError) and "clos" in str(error)
 
 
 def plain_url(url: str) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ..errors import SettingsError
-from .postgres import LOST, Postgres, plain_url
+from .postgres import Postgres, is_lost, plain_url
 from .tables import SCHEMA
 
 
@@ -42,7 +42,9 @@ async def migrate(url: str) -> tuple[str | None, str]:
     try:
         async with engine.begin() as connection:
             return await connection.run_sync(_upgrade)
-    except LOST as error:
+    except Exception as error:
+        if not is_lost(error):
+            raise
         raise SettingsError(f"PUSHSVC_DATABASE_URL: PostgreSQL can't be reached: {error}") from error
     finally:
         await engine.dispose()

@@ -94,9 +94,9 @@ REQUEUE_JOBS = f"""
 UPDATE pushsvc.jobs j
 SET status = 'queued', version = j.version + 1, changed_at = now(), lease_until = NULL, worker = NULL,
     run_at = now() + make_interval(secs => g.delay), error = g.error,
-    attempt = j.attempt - CASE WHEN g.failed THEN 0 ELSE 1 END,
-    failures = j.failures + CASE WHEN g.failed THEN 1 ELSE 0 END
-FROM unnest($1::text[], $2::int[], $3::float[], $4::bool[], $5::text[]) AS g (id, version, delay, failed, error)
+    attempt = j.attempt - CASE WHEN g.why = 'handed back' THEN 1 ELSE 0 END,
+    failures = j.failures + CASE WHEN g.why = 'failed' THEN 1 ELSE 0 END
+FROM unnest($1::text[], $2::int[], $3::float[], $4::text[], $5::text[]) AS g (id, version, delay, why, error)
 WHERE j.id = g.id AND j.version = g.version AND j.status = 'running'
 RETURNING {_J}
 """

@@ -26,6 +26,7 @@ class Poll:
         self._resets: list[bytes] = []
         self._positions: dict[str, Position] = {}
         self._closed: set[str] = set()
+        self._left_over: set[str] = set()
         self._known: frozenset[str] = frozenset()
         self._something = asyncio.Event()
 
@@ -34,6 +35,9 @@ class Poll:
     def deliver(self, delivery: Delivery) -> None:
         if len(self._events) >= self._limit:
             # It stays after the cursor that this poll answers with, for the next one to read.
+            before = Position(delivery.position.epoch, delivery.position.offset - 1)
+            self._positions.setdefault(delivery.channel.name, before)
+            self._left_over.add(delivery.channel.name)
             return
         self._events.append(delivery.item)
         self._positions[delivery.channel.name] = delivery.position
@@ -90,7 +94,7 @@ class Poll:
 
     def _note(self, channel: Channel, attached: Attached) -> None:
         self._positions.setdefault(channel.name, attached.position)
-        if attached.closed:
+        if attached.closed and channel.name not in self._left_over:
             self._closed.add(channel.name)
 
     def _all_closed(self, channels: Sequence[Channel]) -> bool:

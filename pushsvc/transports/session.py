@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 from .. import telemetry, wire
@@ -61,7 +62,7 @@ class Desk:
 class Session:
     """A connection from its handshake to its end; a Listener of the hub."""
 
-    __slots__ = ("_closed", "_desk", "_frames", "_hello_timer", "_principal", "_socket", "_task", "_token")
+    __slots__ = ("_closed", "_desk", "_frames", "_principal", "_socket", "_task", "_timer", "_token", "_welcome")
 
     page = 100
 
@@ -75,7 +76,8 @@ class Session:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         loop = asyncio.get_running_loop()
-        self._hello_timer: asyncio.TimerHandle | None = loop.call_later(desk.settings.hello_timeout, self._no_hello)
+        self._welcome = False
+        self._timer: asyncio.TimerHandle | None = loop.call_later(desk.settings.hello_timeout, self._no_hello)
         telemetry.emit("connection.opened", {"count": 1}, {"transport": "websocket"})
 
     # What the socket says
@@ -105,8 +107,8 @@ class Session:
         self._closed = True
         self._desk.hub.leave(self)
         self._frames.clear()
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._principal is not None:
             self._desk.connections.give_back((self._principal.tenant, self._principal.subject))
         telemetry.emit("connection.closed", {"count": 1}, {"transport": "websocket", "code": code})
@@ -171,7 +173,7 @@ class Session:
         except PushsvcError as error:
             number = error.extra.pop("request", number)
             self._socket.send(wire.error_frame(number, error))
-            if self._principal is None:
+            if not self._welcome:
                 self._fail(error)
 
     async def _hello(self, frame: wire.Hello) -> None:
@@ -183,14 +185,30 @@ class Session:
         principal = self._desk.tokens.verify(token)
         need_scope(principal, "read")
         cursor = Cursor.parse(frame.cursor, self._desk.settings.cursor_limit)
-        await self._desk.gate.channels(principal, frame.channels)
         self._desk.connections.take((principal.tenant, principal.subject))
         self._principal, self._token = principal, None
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
-            self._hello_timer = None
-        about = {"session": f"ses_{new_job_id()}", "user": principal.subject, "ping": self._desk.settings.ping}
+        self._end_with(principal)
+        ping = self._desk.settings.ping
+        about = {
+            "session": f"ses_{new_job_id()}",
+            "user": principal.subject,
+            "ping": int(ping) if ping.is_integer() else ping,
+        }
         await self._join(frame.id, principal, [inbox(principal.subject), *frame.channels], cursor, about)
+        self._welcome = True
+
+    def _end_with(self, principal: Principal) -> None:
+        """From now on the timer is the token's: the connection does not outlive it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if principal.expires_at is not None:
+            left = (principal.expires_at - datetime.now(UTC)).total_seconds()
+            self._timer = asyncio.get_running_loop().call_later(max(left, 0.0), self._expired)
+
+    def _expired(self) -> None:
+        self._timer = None
+        self._fail(Unauthorized("the token has expired"))
 
     async def _join(
         self,
@@ -198,7 +216,7 @@ class Session:
         principal: Principal,
         names: Sequence[str],
         cursor: Cursor,
-        about: dict[str, object],
+        about: Mapping[str, object],
     ) -> None:
         """Say where each channel goes on from, then deliver: the `ok` always comes before its events."""
         hub = self._desk.hub
@@ -217,7 +235,7 @@ class Session:
                 await hub.attach(self, channel, place)
 
     def _no_hello(self) -> None:
-        self._hello_timer = None
+        self._timer = None
         self._fail(Unauthorized("no hello in time"))
 
     def _fail(self, error: PushsvcError) -> None:

@@ -17,6 +17,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Close, Frame
 
+from ..tasks import stop
 from ..wire import text_frame
 from .session import Session
 
@@ -228,9 +229,7 @@ class AsgiSocket:
             self._over = True
             self._drained.set()
             session.closed(1006)
-            sender.cancel()
-            with suppress(asyncio.CancelledError):
-                await sender
+            await stop(sender)
 
     async def _send_all(self) -> None:
         with suppress(WebSocketDisconnect, RuntimeError, OSError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket
 from ..access import allowed_origin, bearer
 from ..domain import Cursor, Principal
 from ..errors import Forbidden
+from ..tasks import stop
 from ..transports import EXTENSION, AsgiSocket, DirectProtocol, DirectSocket, Poll, Session, own_inbox
 from ..wire import SUBPROTOCOL
 from .api import Api, query_number
@@ -37,7 +38,8 @@ class Events:
         api = self._api
         principal = api.principal(request, "read")
         query = request.query_params
-        names = [name for name in query.get("channels", "").split(",") if name] or [own_inbox(principal)]
+        # Percent-encoded as in a cursor, on top of the query string's own encoding: a name may hold a comma.
+        names = [unquote(name) for name in query.get("channels", "").split(",") if name] or [own_inbox(principal)]
         cursor = Cursor.parse(query.get("cursor"), api.settings.cursor_limit)
         wait = query_number(request, "wait", 25, 0, api.settings.wait_limit)
         limit = int(query_number(request, "limit", 100, 1, 1000))
@@ -77,10 +79,7 @@ async def _unless_gone(request: Request, work: asyncio.Task[bytes]) -> bytes:
         await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
         return await work if work.done() else b""
     finally:
-        for task in (work, gone):
-            task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task
+        await stop(work, gone)
 
 
 async def _disconnected(request: Request) -> None:
