@@ -24,9 +24,6 @@ logger = logging.getLogger("pushsvc.queries")
 CONNECT_TIMEOUT = 10.0
 """Seconds until a server that does not answer counts as away."""
 
-_GOING = frozenset({"57P01", "57P02", "57P03"})  # admin_shutdown, crash_shutdown, cannot_connect_now
-_TAKES_NONE = _GOING | {"53300"}  # too_many_connections
-
 _COMMENT = "pushsvc_comment"
 _COMMENT_VALUE_LIMIT = 200
 
@@ -121,7 +118,7 @@ class Connections:
         except OSError as error:
             raise Unavailable(f"database {self._name!r} can't be reached") from error
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) in _TAKES_NONE:
+            if is_lost(error):
                 raise Unavailable(f"database {self._name!r} takes no connections") from error
             raise
 
@@ -200,5 +197,7 @@ def _recognise_disconnect(context: ExceptionContext) -> None:
 
 
 def _lost(error: Exception) -> bool:
-    """Whether the connection is gone, whoever noticed it first."""
-    return is_lost(error) or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    """Whether the connection is gone, whoever noticed it first; not whether there was none to be had."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    return is_lost(error) and not isinstance(error, Unavailable)
