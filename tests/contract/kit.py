@@ -1,0 +1,129 @@
+"""What the tests of the store, the bus, the hub and the transports share: the parts on a test's own engines."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from pushsvc import wire
+from pushsvc.bus import Publisher, Queue, RedisClient, connect
+from pushsvc.domain import Channel, Job, JobId, JobStatus, Outcome, Submission, new_job_id
+from pushsvc.hub import Hub
+from pushsvc.jobs import Announcer
+from pushsvc.settings import Settings
+from pushsvc.store import EventStore, Finished, JobStore, Postgres
+
+PATIENCE = 20.0
+"""Seconds after which a condition that should have come true has failed; nothing waits for them to pass."""
+
+T = TypeVar("T")
+
+
+async def until(condition: Callable[[], Any | Awaitable[Any]], what: str = "") -> None:
+    """Return as soon as the condition holds; fail when it still does not after PATIENCE seconds."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + PATIENCE
+    while True:
+        found = condition()
+        if inspect.isawaitable(found):
+            found = await found
+        if found:
+            return
+        assert loop.time() < give_up, f"never: {what or inspect.getsource(condition).strip()}"
+        await asyncio.sleep(0.005)
+
+
+async def soon(work: Awaitable[T]) -> T:
+    """The answer of something that must not hang."""
+    return await asyncio.wait_for(work, PATIENCE)
+
+
+def submission(**changes: Any) -> Submission:
+    """A job as a submission would store it."""
+    made = Submission(
+        id=new_job_id(),
+        tenant="default",
+        owner="me",
+        name="report",
+        params="{}",
+        timeout=30.0,
+        retention=3600.0,
+        max_attempts=1,
+        digest="d",
+    )
+    return replace(made, **changes)
+
+
+def succeeded(job: str, version: int, result: bytes = b"1", **changes: Any) -> Outcome:
+    return replace(Outcome(JobId(job), version, JobStatus.SUCCEEDED, result=result), **changes)
+
+
+class Kit:
+    """The store and the bus of one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.postgres = Postgres(settings.need("database_url"), settings.store_connections)
+        self.jobs = JobStore(self.postgres)
+        self.events = EventStore(self.postgres)
+        self.redis: RedisClient = connect(settings.need("redis_url"))
+        self.blocking: RedisClient = connect(settings.need("redis_url"), blocking=True)
+        self.queue = Queue(self.redis, self.blocking, settings.queue)
+        self.publisher = Publisher(self.redis)
+        self.announcer = Announcer(self.publisher, self.queue)
+
+    def hub(self, **changes: Any) -> Hub:
+        options: dict[str, Any] = {"top_check": 3600.0, "last_progress": self.publisher.last_progress}
+        return Hub(self.events, self.settings.bus, **(options | changes))
+
+    async def store(self, asked: Submission) -> Job:
+        """The job of a submission."""
+        return (await self.jobs.insert(asked)).job
+
+    async def finish(self, value: Any = None, *, publish: bool = True, **changes: Any) -> Finished:
+        """A job of `me`, stored and finished with `value`; `publish=False` is a message that Redis lost."""
+        job = await self.store(submission(**changes))
+        result = wire.dump(value)
+        finished = await self.jobs.finish(succeeded(job.id, job.version, result))
+        assert finished is not None
+        if publish:
+            await self.publisher.event(finished.places, wire.event(finished.job, result))
+        return finished
+
+    async def finish_many(self, values: Sequence[Any], *, publish: bool = True, **changes: Any) -> None:
+        """As many jobs, one after another in the inbox."""
+        for value in values:
+            await self.finish(value, publish=publish, **changes)
+
+    async def close(self) -> None:
+        await self.postgres.close()
+        for client in (self.redis, self.blocking):
+            await client.aclose(close_connection_pool=True)
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Kit]:
+    kit = Kit(settings)
+    try:
+        yield kit
+    finally:
+        await kit.close()
+
+
+@asynccontextmanager
+async def running(hub: Hub) -> AsyncIterator[Hub]:
+    """The hub, connected to Redis."""
+    hub.start()
+    try:
+        await until(lambda: hub._bus.connected, "the hub is connected")
+        yield hub
+    finally:
+        await hub.stop()
+
+
+def me(name: str = "user:me") -> Channel:
+    return Channel("default", name)
