@@ -18,7 +18,7 @@ EVENTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "job.finished": (("duration",), ("job", "status")),
     "job.retrying": (("delay",), ("job", "reason")),
     "job.fenced": (("count",), ("job",)),
-    "query.done": (("wait", "duration"), ("database", "mode", "reason", "status")),
+    "query.done": (("queued", "duration"), ("name", "mode", "reason", "status")),
     "store.batch": (("size", "duration"), ("statement",)),
     "sweep.done": (("enqueued", "returned", "expired", "purged"), ()),
     "bus.connected": (("count",), ("role",)),

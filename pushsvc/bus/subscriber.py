@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import ssl
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
@@ -24,6 +25,11 @@ logger = logging.getLogger(__name__)
 
 PING_EVERY = 5.0
 """Seconds of silence before we ask whether Redis is still there; twice that, and the connection is dropped."""
+
+
+STABLE = 2.0
+"""Seconds that a connection must have lived for the next to be tried at once: one that is refused right after
+it was made, as for a wrong password, is not."""
 
 
 class Subscriber:
@@ -95,8 +101,10 @@ class Subscriber:
             except (OSError, hiredis.HiredisError) as error:
                 away("connecting to pub/sub", error)
             else:
-                delay = 0.05
+                connected_at = time.monotonic()
                 await self._serve(link)
+                if time.monotonic() - connected_at > STABLE:
+                    delay = 0.05
                 telemetry.emit("bus.lost", {"count": 1}, {"role": "subscriber"})
                 logger.warning("Redis pub/sub connection lost")
                 self._on_lost()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..domain import Channel, Position
+from ..domain import Channel, Place, Position
 from ..wire import Delivery, progress_frame, text_frame
 from .listener import Listener
 
@@ -21,7 +21,7 @@ BUFFERED = 1000
 class Subscription:
     """One listener on one channel."""
 
-    __slots__ = ("base", "buffer", "feed", "listener", "overflowed")
+    __slots__ = ("base", "buffer", "feed", "listener", "overflowed", "place")
 
     def __init__(self, listener: Listener, feed: Feed) -> None:
         self.listener = listener
@@ -30,6 +30,8 @@ class Subscription:
         self.overflowed = False
         self.base = feed.top
         """The buffer holds everything after this offset."""
+        self.place: Place = "now"
+        """How far its reading has come."""
 
 
 class Feed:

@@ -160,7 +160,7 @@ class Hub:
                 listener.reset(feed.channel, page.reset)
             for position, event in page.events:
                 listener.deliver(wire.Delivery(feed.channel, position, event))
-            place = page.position
+            place = subscription.place = page.position
             closed = page.closed
             if not page.more and self._join(subscription, page.position):
                 break
@@ -204,15 +204,15 @@ class Hub:
         for subscription in list(self._subscriptions.get(listener, {}).values()):
             position = subscription.feed.catch_up(subscription)
             if position is not None:
-                self._spawn(self._catch_up(subscription, position))
+                subscription.place = position
+                self._spawn(self._catch_up(subscription))
 
-    async def _catch_up(self, subscription: Subscription, position: Position) -> None:
+    async def _catch_up(self, subscription: Subscription) -> None:
         while subscription in subscription.feed:
             try:
-                await self._read_on(subscription, position)
+                await self._read_on(subscription, subscription.place)
                 return
             except Unavailable:
-                # Delivered pages would come twice; the clients drop them by their positions.
                 await asyncio.sleep(1.0)
             except NotFound:
                 self._drop(subscription)

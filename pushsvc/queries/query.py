@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from .. import telemetry
 from .connections import Interrupt
 from .executor import Lane
 from .log import Observer, QueryRecord, Reason, log_answer
@@ -127,7 +128,14 @@ class Query:
         else:
             self.promise.resolve(answer)
         if self.record.finished is None:
-            self.record.status, self.record.finished = self.promise.status, time.monotonic()
+            record = self.record
+            record.status, record.finished = self.promise.status, time.monotonic()
+            started = record.finished if record.started is None else record.started
+            telemetry.emit(
+                "query.done",
+                {"queued": started - record.scheduled, "duration": record.finished - started},
+                {"name": record.name, "mode": record.mode, "reason": record.reason, "status": record.status},
+            )
             self.observe()
 
     def _leave_to_foreground(self, reason: Reason) -> None:

@@ -87,20 +87,22 @@ class EventStore:
         if after.offset >= state.top:
             return Page((), after, reset)
         rows = await self._postgres.fetch(sql.EVENTS_AFTER, state.row, after.offset, limit)
+        # Retention may have overtaken us between the two statements, and not only at the lower end.
+        if not rows:
+            return Page((), state.end, state.end)
+        first = rows[0]["offset"]
+        if first > after.offset + 1:
+            reset = Position(state.epoch, first - 1)
         events = tuple(
             (
                 Position(state.epoch, row["offset"]),
                 encoded(row["body"]) or wire.event(job_of(row), encoded(row["result"]), self._prefix),
             )
-            for row in rows
+            for number, row in enumerate(rows)
+            if row["offset"] == first + number
         )
-        if not events:
-            # Retention overtook us between the two statements; look again from the new floor.
-            return await self.read(channel, place, limit)
-        first = events[0][0].offset
-        if first > after.offset + 1 and reset is None:
-            reset = Position(state.epoch, first - 1)
-        return Page(events, events[-1][0], reset, more=len(events) == limit)
+        # Up to the first gap: the next page begins there, and says so.
+        return Page(events, events[-1][0], reset, more=len(events) < len(rows) or len(rows) == limit)
 
     async def resolve(self, channel: Channel, place: Place) -> Position | None:
         """Where `place` is now; None if the channel is a job's that does not exist."""
