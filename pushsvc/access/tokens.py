@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterable
@@ -13,6 +14,8 @@ import jwt
 from ..domain import Principal, check_channel
 from ..errors import BadRequest, Forbidden, SettingsError, Unauthorized
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_SCOPES = frozenset({"submit", "read"})
 _TENANT = re.compile(r"[^:\x00-\x1f\x7f]{1,100}")
 REMEMBERED = 10_000
@@ -21,13 +24,19 @@ LEEWAY = 5
 
 
 class Tokens:
-    """Signs and checks tokens with the service's secret (at least 16 characters; 32 and more are better)."""
+    """Signs and checks tokens with the service's secret.
+
+    Raises SettingsError for one of less than 8 characters; one of less than 32, as RFC 7518 asks for, is
+    warned of.
+    """
 
     def __init__(self, secret: str) -> None:
-        if len(secret) < 16:
+        if len(secret) < 8:
             raise SettingsError(
-                "PUSHSVC_SECRET is shorter than 16 characters; `openssl rand -base64 32` makes a good one"
+                "PUSHSVC_SECRET is shorter than 8 characters; `openssl rand -base64 32` makes a good one"
             )
+        if len(secret) < 32:
+            logger.warning("PUSHSVC_SECRET is shorter than 32 characters: it could be guessed from a token")
         self._secret = secret
         self._verified: dict[str, Principal] = {}
 

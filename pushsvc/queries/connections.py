@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger("pushsvc.queries")
 
+CLIENT_CHECK_MS = 2000
+"""Milliseconds between two looks of the server at whether the client of a running query is still there."""
+
 CONNECT_TIMEOUT = 10.0
 """Seconds until a server that does not answer counts as away."""
 
@@ -177,9 +180,24 @@ def _engine(url: URL, size: int, name: str) -> AsyncEngine:
             "server_settings": {"application_name": f"pushsvc {name}"},
         },
     )
+    event.listen(engine.sync_engine, "connect", _watch_client)
     event.listen(engine.sync_engine, "before_cursor_execute", _add_comment, retval=True)
     event.listen(engine.sync_engine, "handle_error", _recognise_disconnect)
     return engine
+
+
+def _watch_client(connection: Any, _record: Any) -> None:
+    """Have the server look now and then whether we are still there, so that a killed worker's queries end too.
+
+    Not as a startup parameter, which poolers such as PgBouncer refuse; nor where the server can't (Windows).
+    """
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"SET client_connection_check_interval = {CLIENT_CHECK_MS}")
+    except connection.dbapi.Error as error:
+        logger.info("a killed worker's queries will run to their end: %s", error)
+    finally:
+        cursor.close()
 
 
 def _add_comment(

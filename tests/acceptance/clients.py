@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -133,7 +134,7 @@ class Client(httpx.AsyncClient):
             yield websocket
 
 
-class Stream:
+class Stream(ABC):
     """What both transports give: events one after another, and the cursor behind the last one taken."""
 
     def __init__(self) -> None:
@@ -143,8 +144,9 @@ class Stream:
     def cursor(self) -> str:
         return ",".join(f"{quote(channel, safe=':')}@{at}" for channel, at in self._positions.items())
 
+    @abstractmethod
     async def next(self) -> Received:
-        raise NotImplementedError
+        """The next event."""
 
     async def take(self, count: int) -> list[Received]:
         """The next so many events, each of them taken."""

@@ -262,3 +262,14 @@ def test_slots_come_back_after_an_error_and_leave_no_trace() -> None:
     slots.take("never held")
     slots.give_back("never held")
     assert not slots._held
+
+
+def test_a_secret_that_could_be_guessed_is_refused_or_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(SettingsError, match="PUSHSVC_SECRET"):
+        Tokens("1234567")
+    Tokens("s" * 31)
+    assert "PUSHSVC_SECRET" in caplog.text
+    assert "sss" not in caplog.text
+    caplog.clear()
+    Tokens("s" * 32)
+    assert caplog.text == ""
