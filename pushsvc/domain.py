@@ -76,7 +76,6 @@ def timestamp(moment: datetime) -> str:
 
 # Channels -----------------------------------------------------------------------------------------
 
-CHANNEL_KINDS = ("job", "user", "group")
 _CHANNEL = re.compile(r"(job|user|group):([^\x00-\x1f\x7f]{1,200})")
 
 

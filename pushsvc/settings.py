@@ -59,6 +59,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     redis_url: SecretStr | None = None
     bus_url: SecretStr | None = None
     secret: SecretStr | None = None
+    # `inline` comes with the endpoints that may answer later; until then it is refused rather than ignored.
     backend: Literal["arq"] = "arq"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

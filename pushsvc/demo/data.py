@@ -142,7 +142,7 @@ async def _load(connection: asyncpg.Connection, data: Path, bar: Bar) -> None:
 
 
 async def _fill(connection: asyncpg.Connection, source: Source, path: Path, advance: Advance) -> None:
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it so
     table = source.table
     try:
         await connection.execute(str(CreateTable(table).compile(dialect=dialect)))

@@ -131,7 +131,7 @@ class Promise(Awaitable[T_co], Generic[T_co]):
             # The same error may be raised many times: each raise starts from the traceback it came with,
             # or every await would add its frames to those of the others.
             raise self._error.with_traceback(self._trace)
-        return self._answer  # type: ignore[no-any-return]
+        return self._answer  # type: ignore[no-any-return]  # its T is the query's
 
     async def _settling(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -54,7 +54,7 @@ class Question(Generic[T]):
 
         What a function does that it calls can't be seen from here.
         """
-        return not any(map(_may_write, iterate(self.statement)))  # type: ignore[arg-type]
+        return not any(map(_may_write, iterate(self.statement)))  # type: ignore[arg-type]  # every one is traversible
 
 
 def _may_write(element: Any) -> bool:
