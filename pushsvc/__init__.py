@@ -4,8 +4,9 @@ from importlib.metadata import version
 
 from .errors import PushsvcError
 from .jobs import JobContext
+from .queries import Database, Promise
 from .service import Service
 from .settings import Settings
 
 __version__ = version("pushsvc")
-__all__ = ["JobContext", "PushsvcError", "Service", "Settings", "__version__"]
+__all__ = ["Database", "JobContext", "Promise", "PushsvcError", "Service", "Settings", "__version__"]

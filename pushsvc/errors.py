@@ -11,7 +11,7 @@
     ├── JobError               how a job ended when it did not succeed
     │   ├── JobFailed  JobTimedOut  WorkerLost  JobCancelled  JobExpired
     └── QueryError             a promise's misuse (a query's own error is raised as it is)
-        ├── QueryCancelled  TransactionOpen
+        ├── QueryCancelled  TransactionOpen  RecordNotFound
 
 As an HTTP answer an error is a problem object (RFC 9457); on a WebSocket it is an `error` frame or a
 close code: 4000 to 4399 reconnect, 4400 to 4999 stop.
@@ -239,3 +239,10 @@ class TransactionOpen(QueryError):
     """An asynchronous query was asked for inside a transaction that forbids it."""
 
     code = "transaction_open"
+
+
+class RecordNotFound(QueryError):
+    """There is no row with this primary key."""
+
+    code = "record_not_found"
+    status = 404

@@ -4,6 +4,7 @@ from .announce import Announcer
 from .cancel import Canceller
 from .context import JobContext
 from .registry import JobSpec, Registry, params_model
+from .results import encode
 from .submission import JobRequest, Submitter
 from .sweeper import Sweeper
 from .worker import Worker
@@ -18,5 +19,6 @@ __all__ = [
     "Submitter",
     "Sweeper",
     "Worker",
+    "encode",
     "params_model",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..domain import Progress
@@ -16,11 +17,18 @@ if TYPE_CHECKING:
 PROGRESS_EVERY = 0.1
 """Seconds between two progress messages of one job at the least; in between, the latest wins."""
 
+SHOWN_QUERIES = 100
+"""How many queries a progress message shows, the latest."""
+
 Tell = Callable[[Progress], Awaitable[None]]
 
 
 class JobContext:
-    """Given to a job as its first parameter."""
+    """Given to a job as its first parameter.
+
+    A job that is a plain `def` runs in a thread: there, `promise.value()` stands for `await promise`, and
+    `progress` takes effect without being awaited.
+    """
 
     def __init__(
         self,
@@ -39,6 +47,8 @@ class JobContext:
         self.tenant = tenant
         self.user = user
         """The subject that submitted the job; None if that was nobody in particular."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._open_database = open_database
         self._databases: dict[str, Database] = {}
         self._tell = tell
@@ -59,6 +69,8 @@ class JobContext:
 
     def database(self, name: str) -> Database:
         """One of `Service(databases={…})`. Raises SettingsError on a name that is not there."""
+        if threading.get_ident() != self._thread:
+            return asyncio.run_coroutine_threadsafe(self._database(name), self._loop).result()
         if name not in self._databases:
             try:
                 self._databases[name] = self._open_database(name, self._query_changed)
@@ -68,20 +80,28 @@ class JobContext:
 
     @property
     def queries(self) -> list[dict[str, Any]]:
-        """The job's queries so far, in the order in which they were scheduled; times in ms since its start."""
+        """The job's last hundred queries, in the order in which they were scheduled; times in ms since its start."""
         records = [record for database in self._databases.values() for record in database.queries]
-        return [record.as_json(self._started) for record in sorted(records, key=lambda record: record.scheduled)]
+        records.sort(key=lambda record: record.scheduled)
+        return [record.as_json(self._started) for record in records[-SHOWN_QUERIES:]]
 
-    async def progress(self, value: float, message: str = "") -> None:
+    def progress(self, value: float, message: str = "") -> Awaitable[None]:
         """Say how far the job is, from 0 to 1. Throttled, volatile, never logged: call it as often as you like.
 
-        Raises ValueError when `value` is not within 0 and 1.
+        It takes effect at once; awaiting what it gives lets other tasks run. Raises ValueError when `value`
+        is not within 0 and 1.
         """
         if not 0 <= value <= 1:
             raise ValueError(f"progress goes from 0 to 1, not to {value}")
         self._value, self._message = float(value), message
-        self._schedule()
-        await asyncio.sleep(0)
+        if threading.get_ident() == self._thread:
+            self._schedule()
+        else:
+            self._loop.call_soon_threadsafe(self._schedule)
+        return _Breath()
+
+    async def _database(self, name: str) -> Database:
+        return self.database(name)
 
     def _query_changed(self, _record: QueryRecord) -> None:
         self._schedule()
@@ -104,3 +124,10 @@ class JobContext:
             self._teller.cancel()
         for database in self._databases.values():
             await database.close()
+
+
+class _Breath(Awaitable[None]):
+    """Lets other tasks run when awaited, and says nothing when it is not."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return asyncio.sleep(0).__await__()

@@ -1,7 +1,19 @@
 """Asynchronous queries, in the manner of Rails 7: schedule now, await later, bounded for the database's sake."""
 
-from .database import Database, DatabasePool
+from .database import Database
 from .log import Mode, Observer, QueryRecord, Reason
+from .pool import DatabasePool
 from .promise import Promise, Status
+from .transaction import Transaction
 
-__all__ = ["Database", "DatabasePool", "Mode", "Observer", "Promise", "QueryRecord", "Reason", "Status"]
+__all__ = [
+    "Database",
+    "DatabasePool",
+    "Mode",
+    "Observer",
+    "Promise",
+    "QueryRecord",
+    "Reason",
+    "Status",
+    "Transaction",
+]

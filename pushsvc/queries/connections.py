@@ -1,123 +1,75 @@
-"""Connections to one database: how they are made, marked with the job's name, cancelled and replaced."""
+"""The connections to one database in this process: kept, given out, replaced when the server closes them."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeVar
-from urllib.parse import quote
+from typing import Any
 
-from sqlalchemy import Connection, event, make_url
-from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from ..errors import SettingsError, Unavailable
+from ..errors import Unavailable
 from ..store import is_lost
-
-T = TypeVar("T")
+from .comment import SqlComment
+from .engine import async_url, make_engine
+from .interrupt import Interrupt
+from .link import Link, lost
+from .question import Question
 
 logger = logging.getLogger("pushsvc.queries")
 
-CLIENT_CHECK_MS = 2000
-"""Milliseconds between two looks of the server at whether the client of a running query is still there."""
-
-CONNECT_TIMEOUT = 10.0
-"""Seconds until a server that does not answer counts as away."""
-
-_COMMENT = "pushsvc_comment"
-_COMMENT_VALUE_LIMIT = 200
-
-
-class Interrupt:
-    """Lets exactly one cancel into a task, and only where the task can bear it.
-
-    A cancelled query is wound up by asyncpg (it asks the server to cancel, and waits for its answer) and by
-    SQLAlchemy (it closes the connection). A second cancel in the midst of that leaves the query running in
-    the server with nobody to stop it; one while a connection is being opened leaks the connection. So a
-    cancel reaches the task once, inside `window`; one that comes before takes effect on entering it.
-    """
-
-    __slots__ = ("_task", "asked")
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._task: asyncio.Task[Any] | None = None
-
-    def ask(self) -> None:
-        """Cancel what runs in the window, now or as soon as it is entered. Again: nothing more happens."""
-        if not self.asked:
-            self.asked = True
-            if self._task is not None:
-                self._task.cancel()
-
-    @contextmanager
-    def window(self) -> Iterator[None]:
-        """Where the current task may be cancelled. Raises CancelledError if that was asked before."""
-        if self.asked:
-            raise asyncio.CancelledError
-        self._task = asyncio.current_task()
-        try:
-            yield
-        finally:
-            self._task = None
-
 
 class Connections:
-    """The engine of one database in this process. Nothing connects before the first read."""
+    """All of one database's. There is no bound here: whoever takes one has a place in a lane.
 
-    def __init__(self, url: str, *, name: str, size: int) -> None:
+    Nothing connects before it is needed. The last connection used is the next, so that few stay warm and
+    those that a burst opened rest.
+    """
+
+    def __init__(self, url: str, *, name: str) -> None:
         self._name = name
-        self._engine = _engine(async_url(url), size, name)
+        self.engine = make_engine(async_url(url), name)
+        self._idle: list[Link] = []
+
+    @property
+    def idle(self) -> int:
+        """How many are open and free."""
+        return len(self._idle)
 
     async def read(
-        self,
-        work: Callable[[Connection], T],
-        *,
-        comment: str,
-        interrupt: Interrupt,
-        repeatable: Callable[[], bool],
-    ) -> T:
-        """Run `work` on a connection of the pool; the answer must not need the connection any more.
+        self, question: Question[Any], *, comment: SqlComment, interrupt: Interrupt, snapshot: str | None = None
+    ) -> list[Any]:
+        """The rows; they need the connection no longer.
 
-        PostgreSQL restarts: if it has closed the connection, SQLAlchemy drops all that the pool holds, and a
-        `repeatable` work is done once more on a new one. This costs nothing where all is well, unlike a ping
-        before each query. Raises Unavailable when that fails too, or when no connection can be had; asyncio's
-        CancelledError when interrupted, with the server's side already wound up; else the query's own error.
+        PostgreSQL restarts: if it has closed the connection, those that rest are dropped, and a question that
+        only reads is asked once more on a new one. This costs nothing where all is well, unlike a ping before
+        each query. With `snapshot`, the one that a transaction exported, it sees what that transaction sees.
+        Raises Unavailable when that fails too, or when no connection can be had; asyncio's CancelledError
+        when interrupted, with the server's side already wound up; else the query's own error.
         """
         try:
-            return await self._read(work, comment, interrupt)
+            return await self._read(question, comment, interrupt, snapshot)
         except Exception as error:
-            if not _lost(error):
+            if not lost(error):
                 raise
-            if not repeatable():
+            if snapshot is not None or not question.reads_only():
                 raise Unavailable(f"database {self._name!r} closed the connection during a query") from error
         logger.info("database %r closed the connection; reading once more on a new one", self._name)
         try:
-            return await self._read(work, comment, interrupt)
+            return await self._read(question, comment, interrupt, None)
         except Exception as error:
-            if not _lost(error):
+            if not lost(error):
                 raise
             raise Unavailable(f"database {self._name!r} closed the connection twice during a query") from error
 
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._engine.dispose()
-
-    async def _read(self, work: Callable[[Connection], T], comment: str, interrupt: Interrupt) -> T:
-        connection = await self._connect()
+    async def take(self) -> Link:
+        """A connection of one's own, to be given back. Raises Unavailable when none can be had."""
+        while self._idle:
+            link = self._idle.pop()
+            if link.usable:
+                return link
+            await link.close()
         try:
-            with interrupt.window():
-                await connection.execution_options(**{_COMMENT: comment})
-                return await connection.run_sync(work)
-        finally:
-            await connection.close()
-
-    async def _connect(self) -> AsyncConnection:
-        try:
-            return await self._engine.connect()
+            return await Link.open(self.engine)
         except OSError as error:
             raise Unavailable(f"database {self._name!r} can't be reached") from error
         except DBAPIError as error:
@@ -125,97 +77,49 @@ class Connections:
                 raise Unavailable(f"database {self._name!r} takes no connections") from error
             raise
 
+    async def give_back(self, link: Link, *, used: bool = False, rollback: bool = False) -> None:
+        """Keep it for the next. `used` says that nothing went wrong on it; else it is looked after first."""
+        if used or await link.recover(rollback=rollback):
+            self._idle.append(link)
+        else:
+            await link.close()
 
-def async_url(url: str) -> URL:
-    """The URL for asyncpg: of any PostgreSQL URL, with libpq's `sslmode` as asyncpg's `ssl`.
+    async def drop_idle(self) -> None:
+        """Close those that rest: the server has closed one, so probably all."""
+        while self._idle:
+            await self._idle.pop().close()
 
-    Raises SettingsError when it is not a PostgreSQL URL; the URL itself is never in the message.
-    """
-    try:
-        parsed = make_url(url)
-    except Exception:
-        raise SettingsError("the database URL does not parse") from None
-    if parsed.get_backend_name() not in ("postgresql", "postgres"):
-        raise SettingsError("the database URL is not one of PostgreSQL (postgresql://…)")
-    query = dict(parsed.query)
-    if "sslmode" in query:
-        query["ssl"] = query.pop("sslmode")
-    return parsed.set(drivername="postgresql+asyncpg", query=query)
+    def forget(self) -> None:
+        """Drop all that rest, without a word to the server: their event loop is over."""
+        while self._idle:
+            self._idle.pop().forget()
 
+    async def close(self) -> None:
+        """Close all that rest; by now, none is taken."""
+        await self.drop_idle()
+        await self.engine.dispose()
 
-def sql_comment(tags: Mapping[str, str]) -> str:
-    """`/*job='airport_report',job_id='01J…'*/ `, or nothing without tags.
-
-    Names and values are percent-encoded, so that nothing in them can end the comment; values are cut at 200
-    characters.
-    """
-    if not tags:
-        return ""
-    pairs = (f"{quote(name, safe='')}='{quote(tags[name][:_COMMENT_VALUE_LIMIT], safe='')}'" for name in tags)
-    return f"/*{','.join(pairs)}*/ "
-
-
-def _engine(url: URL, size: int, name: str) -> AsyncEngine:
-    """The engine.
-
-    - AUTOCOMMIT: a read is one packet rather than three, as it needs no BEGIN and ROLLBACK around it.
-    - No prepared statement outlives its query. The comment holds the job's id, so no job's text ever comes
-      again: with the default cache of 100, each connection keeps 100 dead statements in the server (+3 MB)
-      and sends a Close for the oldest with each new one. The empty name makes it PostgreSQL's unnamed
-      statement, which the next one replaces without a Close. Measured for a 0.6 ms query, repeated: the same
-      text from the cache 0.64 ms, a new text each with the cache 1.83 ms, without it 1.89, unnamed 1.46.
-      asyncpg's own cache (`statement_cache_size`) stays: only its type introspection uses it.
-    - The last connection used is the next: few stay warm, and those that a burst opened rest.
-    """
-    engine = create_async_engine(
-        url,
-        pool_size=size,
-        max_overflow=0,
-        pool_use_lifo=True,
-        isolation_level="AUTOCOMMIT",
-        connect_args={
-            "timeout": CONNECT_TIMEOUT,
-            "prepared_statement_cache_size": 0,
-            "prepared_statement_name_func": str,
-            "server_settings": {"application_name": f"pushsvc {name}"},
-        },
-    )
-    event.listen(engine.sync_engine, "connect", _watch_client)
-    event.listen(engine.sync_engine, "before_cursor_execute", _add_comment, retval=True)
-    event.listen(engine.sync_engine, "handle_error", _recognise_disconnect)
-    return engine
+    async def _read(
+        self, question: Question[Any], comment: SqlComment, interrupt: Interrupt, snapshot: str | None
+    ) -> list[Any]:
+        link = await self.take()
+        try:
+            with interrupt.window():
+                if snapshot is None:
+                    rows = await link.ask(question, comment)
+                else:
+                    rows = await _ask_within(link, question, comment, snapshot)
+        except BaseException as error:
+            await self.give_back(link, rollback=snapshot is not None)
+            if lost(error):
+                await self.drop_idle()
+            raise
+        self._idle.append(link)
+        return rows
 
 
-def _watch_client(connection: Any, _record: Any) -> None:
-    """Have the server look now and then whether we are still there, so that a killed worker's queries end too.
-
-    Not as a startup parameter, which poolers such as PgBouncer refuse; nor where the server can't (Windows).
-    """
-    cursor = connection.cursor()
-    try:
-        cursor.execute(f"SET client_connection_check_interval = {CLIENT_CHECK_MS}")
-    except connection.dbapi.Error as error:
-        logger.info("a killed worker's queries will run to their end: %s", error)
-    finally:
-        cursor.close()
-
-
-def _add_comment(
-    connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
-) -> tuple[str, Any]:
-    # In front: pg_stat_activity cuts a query after 1024 bytes.
-    return connection.get_execution_options().get(_COMMENT, "") + statement, parameters
-
-
-def _recognise_disconnect(context: ExceptionContext) -> None:
-    # SQLAlchemy asks whether the socket is closed; but a server that is shutting down sends its error first
-    # and closes after, and both may or may not have arrived by now.
-    if is_lost(context.original_exception):
-        context.is_disconnect = True
-
-
-def _lost(error: Exception) -> bool:
-    """Whether the connection is gone, whoever noticed it first; not whether there was none to be had."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    return is_lost(error) and not isinstance(error, Unavailable)
+async def _ask_within(link: Link, question: Question[Any], comment: SqlComment, snapshot: str) -> list[Any]:
+    await link.command(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'")
+    rows = await link.ask(question, comment)
+    await link.command("COMMIT")
+    return rows

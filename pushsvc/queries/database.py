@@ -1,267 +1,215 @@
-"""The databases of a process, and what a job holds as `ctx.db`: queries in parallel style."""
+"""What a job holds as `ctx.db`: queries in parallel style."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple, overload
 
 from sqlalchemy import Row
-from sqlalchemy.sql import roles
-from sqlalchemy.sql.elements import SQLCoreOperations
-from sqlalchemy.sql.selectable import ExecutableReturnsRows, SelectBase, TypedReturnsRows
+from sqlalchemy.orm import InstrumentedAttribute, QueryableAttribute
+from sqlalchemy.sql.selectable import ExecutableReturnsRows, TypedReturnsRows
 
-from ..errors import QueryError
-from . import statements
-from .connections import Connections, Interrupt, sql_comment
-from .executor import Lane
+from ..errors import QueryError, TransactionOpen
+from . import lookups
+from .calculations import Calculations, Column
+from .comment import SqlComment
+from .finders import Finders
+from .interrupt import unhurried
 from .log import Observer, QueryRecord, log_unawaited
+from .naming import caller
+from .preloads import Preloading, check, is_relationship, only_entity_of, taken_over
 from .promise import Promise
 from .query import Query
-from .statements import Question, Where
+from .question import Question
+from .sharing import key_of
+from .statements import Where
+from .transaction import Isolation, OnTransaction, Transaction, current
+
+if TYPE_CHECKING:
+    from .pool import DatabasePool
 
 T = TypeVar("T")
 U = TypeVar("U")
-K = TypeVar("K")
 Ts = TypeVarTuple("Ts")
 
-Column = SQLCoreOperations[T] | roles.TypedColumnsClauseRole[T]
-"""A column or an expression: what `select()` takes but an entity."""
+KEPT_RECORDS = 1000
+"""Of how many queries a handle knows what became of them."""
 
-BACKLOG_PER_PLACE = 4
-"""How many queries may wait for each that may run."""
-
-
-class DatabasePool:
-    """One database, as one process uses it: its connections, and the two bounds on queries.
-
-    `executor_concurrency` queries at once for all jobs of the process, 4 times that waiting; besides them
-    one in the foreground for each job, `own_connections` in all (a worker gives its `max_jobs`). Their sum
-    is the most connections this ever opens; none is opened before the first query.
-
-    `url` is any PostgreSQL URL, unix sockets included (`postgresql://user@/db?host=/dir`). Raises
-    SettingsError when it is not one. Belongs to one event loop.
-    """
-
-    def __init__(
-        self, url: str, *, name: str = "primary", executor_concurrency: int = 4, own_connections: int = 10
-    ) -> None:
-        self.name = name
-        self.connections = executor_concurrency + own_connections
-        self._connections = Connections(url, name=name, size=self.connections)
-        self._executor = Lane("async", executor_concurrency, backlog=BACKLOG_PER_PLACE * executor_concurrency)
-        self._foreground = Lane("foreground", own_connections, each=1)
-        self._open: set[Database] = set()
-
-    @property
-    def active(self) -> int:
-        """How many queries run now."""
-        return self._executor.active + self._foreground.active
-
-    @property
-    def waiting(self) -> int:
-        """How many queries wait for the executor now."""
-        return self._executor.waiting
-
-    def database(
-        self,
-        *,
-        owner: str,
-        tags: Mapping[str, str] | None = None,
-        observer: Observer | None = None,
-        inline: bool = False,
-    ) -> Database:
-        """The handle of one job; close it at the job's end.
-
-        `owner`, the job's id, has its turns on the executor and its own connection. `tags` become the SQL
-        comment of its queries. `observer` is called with a query's record when it is scheduled and at every
-        change of its status. With `inline` nothing is queued: each query runs when it is awaited.
-        """
-        database = Database(
-            self._connections,
-            owner=owner,
-            comment=sql_comment(tags or {}),
-            executor=None if inline else self._executor,
-            foreground=self._foreground,
-            observer=observer,
-            forget=self._open.discard,
-        )
-        self._open.add(database)
-        return database
-
-    async def close(self) -> None:
-        """Cancel what still runs, wait until it is gone from the server, and close all connections."""
-        for database in list(self._open):
-            await database.close(reason="the service is shutting down")
-        await self._connections.close()
+SWEPT_AT = 256
+"""At how many queries those are dropped that are over."""
 
 
-class Database:
+class Database(Finders, Calculations):
     """A job's database (`ctx.db`). Each method schedules a query at once and returns its Promise.
 
-    A source is an entity, a column or a `select()`. Queries only read: one that the server did not answer
-    because it closed the connection may be run again. Rows come back detached from their connection. All
-    methods raise QueryError for what they can't make a query of, and after `close`.
+    A source is an entity, a column or a `select()`, narrowed by `where` if given. Queries only read: one that
+    the server did not answer because it closed the connection may be run again. Equal ones that are on their
+    way at the same time run once. Rows come back detached from their connection. All methods raise QueryError
+    for what they can't make a query of, and after `close`.
 
     Made by `DatabasePool.database`.
     """
 
     def __init__(
         self,
-        connections: Connections,
+        pool: DatabasePool,
         *,
         owner: str,
-        comment: str,
-        executor: Lane | None,
-        foreground: Lane,
+        comment: SqlComment,
         observer: Observer | None,
+        inline: bool,
         forget: Callable[[Database], None],
     ) -> None:
         self.owner = owner
-        self._connections = connections
+        self._pool = pool
         self._comment = comment
-        self._executor = executor
-        self._foreground = foreground
         self._observer = observer
+        self._inline = inline
         self._forget = forget
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._queries: list[Query] = []
+        self._swept_at = SWEPT_AT
+        self._records: deque[QueryRecord] = deque(maxlen=KEPT_RECORDS)
+        self._flights: dict[Any, Query] = {}
+        self._transactions: set[Transaction] = set()
         self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Database {self._pool.name} of {self.owner}: {len(self._records)} queries>"
 
     @property
     def queries(self) -> list[QueryRecord]:
-        """The records of all its queries, in the order in which they were scheduled."""
-        return [query.record for query in self._queries]
+        """The records of its queries, the last thousand of them, in the order in which they were scheduled."""
+        return list(self._records)
 
     @overload
-    def load_async(self, source: type[T]) -> Promise[list[T]]: ...
+    def load_async(
+        self,
+        source: type[T],
+        *,
+        where: Where | None = None,
+        preload: Iterable[QueryableAttribute[Any]] = (),
+    ) -> Promise[list[T]]: ...
 
     @overload
-    def load_async(self, source: TypedReturnsRows[T]) -> Promise[list[T]]: ...
+    def load_async(self, source: InstrumentedAttribute[T], *, of: object) -> Promise[T]: ...
 
     @overload
-    def load_async(self, source: TypedReturnsRows[T, U, *Ts]) -> Promise[list[Row[T, U, *Ts]]]: ...
+    def load_async(self, source: Column[T], *, where: Where | None = None) -> Promise[list[T]]: ...
 
     @overload
-    def load_async(self, source: Column[T]) -> Promise[list[T]]: ...
+    def load_async(
+        self,
+        source: TypedReturnsRows[T],
+        *,
+        where: Where | None = None,
+        preload: Iterable[QueryableAttribute[Any]] = (),
+    ) -> Promise[list[T]]: ...
 
     @overload
-    def load_async(self, source: ExecutableReturnsRows) -> Promise[list[Any]]: ...
+    def load_async(
+        self, source: TypedReturnsRows[T, U, *Ts], *, where: Where | None = None
+    ) -> Promise[list[Row[T, U, *Ts]]]: ...
 
-    def load_async(self, source: Any) -> Promise[list[Any]]:
-        """All rows of the source: a list of entities or values where it selects one thing, else of Row."""
-        return self._schedule(statements.load(source))
+    @overload
+    def load_async(
+        self,
+        source: ExecutableReturnsRows,
+        *,
+        where: Where | None = None,
+        preload: Iterable[QueryableAttribute[Any]] = (),
+    ) -> Promise[list[Any]]: ...
 
-    def async_count(
-        self, source: type[Any] | Column[Any] | SelectBase, *, where: Where | None = None
-    ) -> Promise[int]:
-        """How many rows the entity or the statement has, or how many values that are not NULL the column.
+    def load_async(
+        self,
+        source: Any,
+        *,
+        where: Where | None = None,
+        preload: Iterable[QueryableAttribute[Any]] = (),
+        of: object = None,
+    ) -> Promise[Any]:
+        """All rows of the source: a list of entities or values where it selects one thing, else of Row.
 
-        A statement with GROUP BY is counted by group: the answer is a dict from what it selects (a tuple
-        where that is several columns) to the group's count. The types can't tell that; `cast` it.
+        With `preload`, relationships of the entity, and for `selectinload` options of one level: when the
+        rows have come, what is related to them is loaded side by side, each relationship by a query of its
+        own. `load_async(Airport.flights, of=airport)` gives what is related to one that is there already, and
+        asks nothing if that has been loaded.
         """
-        return self._schedule(statements.count(source, where))
+        if of is not None:
+            if where is not None or preload:
+                raise QueryError("what is related to one that is there already is loaded as it is: all of it")
+            return self._association(source, of)
+        if is_relationship(source):
+            raise QueryError(f"say what {source} is related to: load_async({source}, of=…)")
+        question = lookups.load(source, where)
+        question.statement, relationships = taken_over(question.statement)
+        if is_relationship(preload):
+            raise QueryError("`preload` takes a list of relationships")
+        relationships += preload
+        if not relationships:
+            return self._ask(question)
+        check(relationships, only_entity_of(question.statement))
+        return self._with_preloads(lambda: self._ask(question), relationships)
 
-    @overload
-    def async_sum(self, source: Column[T | None], *, where: Where | None = None) -> Promise[T]: ...
+    def preload_async(
+        self, instances: Iterable[T], relationship: QueryableAttribute[Any], *more: QueryableAttribute[Any]
+    ) -> Promise[list[T]]:
+        """Load what is related to rows that are there already, and is not loaded yet; gives the rows."""
+        rows = list(instances)
+        relationships = [relationship, *more]
+        for row in rows:
+            check(relationships, type(row))
+        return self._with_preloads(lambda: Promise.of(rows), relationships)
 
-    @overload
-    def async_sum(self, source: TypedReturnsRows[T | None], *, where: Where | None = None) -> Promise[T]: ...
+    def transaction(
+        self, on_transaction: OnTransaction = "foreground", *, isolation: Isolation | None = None
+    ) -> Transaction:
+        """`async with db.transaction() as transaction:` a transaction on the job's own connection.
 
-    @overload
-    def async_sum(
-        self, source: TypedReturnsRows[K, T | None], *, where: Where | None = None
-    ) -> Promise[dict[K, T]]: ...
-
-    @overload
-    def async_sum(self, source: SelectBase, *, where: Where | None = None) -> Promise[dict[tuple[Any, ...], Any]]: ...
-
-    def async_sum(self, source: Any, *, where: Where | None = None) -> Promise[Any]:
-        """The sum of a column, or of a statement's only one; 0 when there are no rows.
-
-        A statement with GROUP BY that selects the columns it groups by and, last, the one to be summed gives
-        a dict: key, or tuple of keys, to sum. So it is with the minimum, maximum and average.
+        Queries that are asked for in its block run in it, one after another (`"foreground"`), or are refused
+        with TransactionOpen (`"raise"`). With `"snapshot"` they stay parallel, and all see the database as it
+        was when the block began; nothing can be written then. Raises Unavailable when there is no connection.
         """
-        return self._schedule(statements.total(source, where))
-
-    @overload
-    def async_minimum(self, source: Column[T | None], *, where: Where | None = None) -> Promise[T | None]: ...
-
-    @overload
-    def async_minimum(
-        self, source: TypedReturnsRows[T | None], *, where: Where | None = None
-    ) -> Promise[T | None]: ...
-
-    @overload
-    def async_minimum(
-        self, source: TypedReturnsRows[K, T | None], *, where: Where | None = None
-    ) -> Promise[dict[K, T | None]]: ...
-
-    @overload
-    def async_minimum(
-        self, source: SelectBase, *, where: Where | None = None
-    ) -> Promise[dict[tuple[Any, ...], Any]]: ...
-
-    def async_minimum(self, source: Any, *, where: Where | None = None) -> Promise[Any]:
-        """The least value of a column, or of a statement's only one; None when there are no rows."""
-        return self._schedule(statements.minimum(source, where))
-
-    @overload
-    def async_maximum(self, source: Column[T | None], *, where: Where | None = None) -> Promise[T | None]: ...
-
-    @overload
-    def async_maximum(
-        self, source: TypedReturnsRows[T | None], *, where: Where | None = None
-    ) -> Promise[T | None]: ...
-
-    @overload
-    def async_maximum(
-        self, source: TypedReturnsRows[K, T | None], *, where: Where | None = None
-    ) -> Promise[dict[K, T | None]]: ...
-
-    @overload
-    def async_maximum(
-        self, source: SelectBase, *, where: Where | None = None
-    ) -> Promise[dict[tuple[Any, ...], Any]]: ...
-
-    def async_maximum(self, source: Any, *, where: Where | None = None) -> Promise[Any]:
-        """The greatest value of a column, or of a statement's only one; None when there are no rows."""
-        return self._schedule(statements.maximum(source, where))
-
-    @overload
-    def async_average(self, source: Column[Any], *, where: Where | None = None) -> Promise[float | None]: ...
-
-    @overload
-    def async_average(self, source: TypedReturnsRows[T], *, where: Where | None = None) -> Promise[float | None]: ...
-
-    @overload
-    def async_average(
-        self, source: TypedReturnsRows[K, T], *, where: Where | None = None
-    ) -> Promise[dict[K, float | None]]: ...
-
-    @overload
-    def async_average(
-        self, source: SelectBase, *, where: Where | None = None
-    ) -> Promise[dict[tuple[Any, ...], float | None]]: ...
-
-    def async_average(self, source: Any, *, where: Where | None = None) -> Promise[Any]:
-        """The mean of a column, or of a statement's only one, as a float; None when there are no rows."""
-        return self._schedule(statements.average(source, where))
+        self._refuse_when_closed("a transaction")
+        if on_transaction not in ("foreground", "raise", "snapshot"):
+            raise QueryError(f"on_transaction is foreground, raise or snapshot, not {on_transaction!r}")
+        if isolation is not None and isolation not in ("read committed", "repeatable read", "serializable"):
+            raise QueryError(f"isolation is read committed, repeatable read or serializable, not {isolation!r}")
+        if isolation is not None and on_transaction == "snapshot":
+            raise QueryError("a snapshot has its own isolation: repeatable read")
+        return Transaction(
+            self._pool,
+            owner=self.owner,
+            comment=self._comment,
+            on_transaction=on_transaction,
+            isolation=isolation,
+            changed=self._transaction_changed,
+        )
 
     async def close(self, *, reason: str | None = None) -> None:
         """The job's end: cancel what has no answer yet, and wait until none of its queries runs in the server.
 
         Queries that were never awaited are logged, as a warning unless a `reason` says why the job ended
-        early. Closing can't be cut short: if the task is cancelled meanwhile, it finishes closing, and
-        CancelledError is raised then. It takes a few milliseconds for each running query; at worst 2 s where
-        the server does not react, or 10 s where it does not even take the connection.
+        early; a transaction that is still open is rolled back. Closing can't be cut short: if the task is
+        cancelled meanwhile, it finishes closing, and CancelledError is raised then. It takes a few
+        milliseconds for each running query; at worst 2 s where the server does not react, or 10 s where it
+        does not even take the connection.
         """
         first, self._closed = not self._closed, True
         for query in self._queries:
-            query.promise.cancel(reason or "the job has ended")
-            if first and not query.promise.awaited:
+            for promise in list(query.asked):
+                promise.cancel(reason or "the job has ended")
+            if first and not query.awaited:
                 log_unawaited(query.record, expected=reason is not None)
-        await _all_done([query.task for query in self._queries if query.task is not None])
+        await unhurried(
+            *(query.task for query in self._queries if query.task is not None),
+            *(asyncio.create_task(transaction.abort()) for transaction in self._transactions),
+        )
         self._forget(self)
 
     async def __aenter__(self) -> Self:
@@ -272,27 +220,108 @@ class Database:
     ) -> None:
         await self.close(reason=None if error is None else f"the job ended with {type(error).__name__}")
 
-    def _schedule(self, question: Question[Any]) -> Promise[Any]:
-        if self._closed:
-            raise QueryError(f"{question.name} was asked for after the end of the job")
-        query = Query(question, self._read, owner=self.owner, foreground=self._foreground, observer=self._observer)
-        self._queries.append(query)
-        query.schedule(self._executor)
+    def _ask(self, question: Question[T]) -> Promise[T]:
+        if threading.get_ident() != self._thread:
+            question.origin = caller()
+            return self._in_loop(lambda: self._ask(question))
+        transaction = self._may_ask(question.name)
+        if question.never:
+            self._pool.counters["empty"] += 1
+            return _without_a_query(question)
+        if not question.entities:
+            question.compiled = self._pool.compiler.compile(question.statement)
+        if transaction is not None and transaction.snapshot is None:
+            query = self._query(question)
+            query.observe()
+            query.run_in(transaction, "transaction")
+            return query.promise
+        return self._share_or_schedule(question, transaction)
+
+    def _share_or_schedule(self, question: Question[T], transaction: Transaction | None) -> Promise[T]:
+        snapshot = None if transaction is None else transaction.snapshot
+        asked = key_of(question)
+        key = None if asked is None else (asked, snapshot)
+        other = self._flights.get(key) if key is not None else None
+        if other is not None and not other.settled:
+            return other.share(question)
+        query = self._query(question)
+        if key is not None:
+            self._flights[key] = query
+        if transaction is not None:
+            query.snapshot = snapshot
+            transaction.include(query)
+        query.schedule()
         return query.promise
 
-    async def _read(self, question: Question[Any], interrupt: Interrupt) -> Any:
-        return await self._connections.read(
-            question, comment=self._comment, interrupt=interrupt, repeatable=question.reads_only
+    def _association(self, relationship: Any, instance: object) -> Promise[Any]:
+        check([relationship], type(instance))
+        return self.preload_async([instance], relationship).then(lambda _: getattr(instance, relationship.key))
+
+    def _with_preloads(
+        self, rows: Callable[[], Promise[Any]], relationships: Sequence[QueryableAttribute[Any]]
+    ) -> Promise[Any]:
+        origin = caller()
+
+        def ask(question: Question[Any]) -> Promise[Any]:
+            question.origin = origin
+            return self._ask(question)
+
+        def begin() -> Promise[Any]:
+            self._may_ask("a preload")
+            return Preloading(rows(), relationships, ask).promise
+
+        return begin() if threading.get_ident() == self._thread else self._in_loop(begin)
+
+    def _may_ask(self, name: str) -> Transaction | None:
+        """The transaction in which to ask. Raises QueryError where nothing can be asked."""
+        self._refuse_when_closed(name)
+        transaction = current(self._pool)
+        if transaction is not None and transaction.on_transaction == "raise":
+            raise TransactionOpen(f"{name} was asked for in a transaction with on_transaction='raise'")
+        return transaction
+
+    def _query(self, question: Question[Any]) -> Query:
+        query = Query(
+            question,
+            self._pool,
+            owner=self.owner,
+            comment=self._comment,
+            inline=self._inline,
+            observer=self._observer,
         )
+        self._records.append(query.record)
+        self._queries.append(query)
+        if len(self._queries) >= self._swept_at:
+            # A job that asks all day long is not to keep every answer it ever had.
+            self._queries = [query for query in self._queries if not query.over]
+            self._flights = {key: query for key, query in self._flights.items() if not query.settled}
+            self._swept_at = max(SWEPT_AT, 2 * len(self._queries))
+        return query
+
+    def _transaction_changed(self, transaction: Transaction) -> None:
+        """It has begun or ended: what is asked for from here on is not to be answered from before."""
+        self._flights.clear()
+        if transaction.open:
+            self._refuse_when_closed("a transaction")
+            self._transactions.add(transaction)
+        else:
+            self._transactions.discard(transaction)
+
+    def _in_loop(self, ask: Callable[[], Promise[T]]) -> Promise[T]:
+        """For a job that is a plain `def`: promises are made in the event loop's thread."""
+
+        async def asked() -> Promise[T]:
+            return ask()
+
+        return asyncio.run_coroutine_threadsafe(asked(), self._loop).result()
+
+    def _refuse_when_closed(self, name: str) -> None:
+        if self._closed:
+            raise QueryError(f"{name} was asked for after the end of the job")
 
 
-async def _all_done(tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for all of them, whoever cancels; the cancellation is raised in the end."""
-    cancelled: asyncio.CancelledError | None = None
-    while pending := [task for task in tasks if not task.done()]:
-        try:
-            await asyncio.wait(pending)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
+def _without_a_query(question: Question[T]) -> Promise[T]:
+    try:
+        return Promise.of(question.finish([]))
+    except QueryError as error:
+        return Promise.failed(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -17,8 +18,8 @@ class Runnable(Protocol):
     def owner(self) -> str:
         """Whose it is: lanes take turns between owners."""
 
-    def start(self, lane: Lane) -> asyncio.Task[None]:
-        """Leave the other lanes and run. The task never fails."""
+    def start(self, lane: Lane, freed: Callable[[], None]) -> None:
+        """Leave the other lanes and run; call `freed`, once, as soon as its connection serves others again."""
 
     def displaced(self, lane: Lane) -> None:
         """It lost its place in the lane's queue to an owner who had fewer there."""
@@ -43,26 +44,22 @@ class Lane:
         self._each = each
         self._waiting: OrderedDict[str, dict[Runnable, None]] = OrderedDict()  # in the order of their turns
         self._running: Counter[str] = Counter()
-
-    @property
-    def active(self) -> int:
+        self.active = 0
         """How many queries run now."""
-        return self._running.total()
-
-    @property
-    def waiting(self) -> int:
+        self.waiting = 0
         """How many queries wait now."""
-        return sum(map(len, self._waiting.values()))
 
-    def offer(self, work: Runnable) -> bool:
-        """Run it now or queue it. False when the queue is full; then it is not queued.
+    def offer(self, work: Runnable, *, beyond: bool = False) -> bool:
+        """Run it now or queue it. False when the queue is full; then it is not queued, unless `beyond` it.
 
         A full queue is shared out: an owner who has fewer places takes one, the latest, from whoever has
         the most.
         """
-        if self._backlog is not None and self.waiting >= self._backlog and not self._make_room(work.owner):
+        full = self._backlog is not None and self.waiting >= self._backlog
+        if full and not beyond and not self._make_room(work.owner):
             return False
         self._waiting.setdefault(work.owner, {})[work] = None
+        self.waiting += 1
         self._advance()
         return True
 
@@ -71,6 +68,7 @@ class Lane:
         queue = self._waiting.get(work.owner)
         if queue is not None and work in queue:
             del queue[work]
+            self.waiting -= 1
             if not queue:
                 del self._waiting[work.owner]
 
@@ -81,13 +79,15 @@ class Lane:
             return False
         latest = next(reversed(queue))
         del queue[latest]
+        self.waiting -= 1
         latest.displaced(self)
         return True
 
     def _advance(self) -> None:
         while self.active < self.capacity and (work := self._next()):
             self._running[work.owner] += 1
-            work.start(self).add_done_callback(partial(self._finished, work.owner))
+            self.active += 1
+            work.start(self, partial(self._freed, work.owner))
 
     def _next(self) -> Runnable | None:
         for owner, queue in self._waiting.items():
@@ -95,6 +95,7 @@ class Lane:
                 continue
             work = next(iter(queue))
             del queue[work]
+            self.waiting -= 1
             if queue:
                 self._waiting.move_to_end(owner)
             else:
@@ -102,8 +103,33 @@ class Lane:
             return work
         return None
 
-    def _finished(self, owner: str, task: asyncio.Task[None]) -> None:
+    def _freed(self, owner: str) -> None:
+        self.active -= 1
         self._running[owner] -= 1
         if not self._running[owner]:
             del self._running[owner]
         self._advance()
+
+
+class Place:
+    """A place in the foreground for a whole transaction, rather than for one query."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._freed: Callable[[], None] | None = None
+
+    def start(self, lane: Lane, freed: Callable[[], None]) -> None:
+        """Take it, until it is released."""
+        self._freed = freed
+        if not self.granted.done():
+            self.granted.set_result(None)
+
+    def displaced(self, lane: Lane) -> None:
+        """Does not happen: no place in the foreground is lost to another owner."""
+
+    def release(self) -> None:
+        """Let others have it."""
+        freed, self._freed = self._freed, None
+        if freed is not None:
+            freed()

@@ -12,7 +12,7 @@ from .promise import Status
 logger = logging.getLogger("pushsvc.queries")
 
 Mode = Literal["async", "foreground"]
-Reason = Literal["not_started", "queue_full", "inline"]
+Reason = Literal["not_started", "queue_full", "transaction", "inline"]
 
 
 @dataclass(slots=True, eq=False)
@@ -20,7 +20,8 @@ class QueryRecord:
     """One query of a job. Times are seconds of `time.monotonic`, None until known.
 
     `mode` tells where it ran: on the executor (`async`), or on the job's own connection (`foreground`) for
-    the `reason` given. `started` is when it was given a connection, so `started - scheduled` is its time in
+    the `reason` given: it had `not_started` when it was awaited, the `queue_full`, a `transaction` was open, or
+    everything runs `inline`. `started` is when it was given a connection, so `started - scheduled` is its time in
     the queue and `finished - started` its time in the database. A cancelled query counts as finished when it
     was given up. `wait` is how many seconds the job waited at its first `await`.
     """
@@ -72,6 +73,14 @@ def log_answer(record: QueryRecord) -> None:
             queued,
             ended,
         )
+
+
+def log_shared(record: QueryRecord, wait: float) -> None:
+    """Log the line of an equal query that was not run, but answered by one on its way already."""
+    if logger.isEnabledFor(logging.INFO):
+        ended = "" if record.status == "complete" else f" {record.status}"
+        db_time = _milliseconds(record.started, record.finished)
+        logger.info("SHARED %s (%.1fms) (db time %.1fms)%s", record.name, wait * 1000, db_time, ended)
 
 
 def log_unawaited(record: QueryRecord, *, expected: bool) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, TypeVar, overload
 
-from ..errors import QueryCancelled
+from ..errors import QueryCancelled, QueryError
 
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
@@ -20,16 +20,29 @@ _SETTLED: frozenset[Status] = frozenset({"complete", "failed", "cancelled"})
 
 
 class Work(Protocol):
-    """What stands behind a promise and settles it."""
+    """What stands behind promises and settles them."""
 
-    def needed(self) -> None:
+    def needed(self, promise: Promise[Any]) -> None:
         """Somebody awaits the answer: see to it that the work gets done."""
 
-    def abandoned(self) -> None:
-        """The promise was cancelled: nobody wants the answer any more."""
+    def abandoned(self, promise: Promise[Any]) -> None:
+        """The promise was cancelled: nobody wants its answer any more."""
 
-    def answered(self, waited: float) -> None:
+    def answered(self, promise: Promise[Any], waited: float) -> None:
         """The first await came back after this many seconds."""
+
+
+class _Done:
+    """The work of a promise that was made settled: there is none."""
+
+    def needed(self, promise: Promise[Any]) -> None: ...
+
+    def abandoned(self, promise: Promise[Any]) -> None: ...
+
+    def answered(self, promise: Promise[Any], waited: float) -> None: ...
+
+
+_DONE = _Done()
 
 
 class Promise(Awaitable[T_co], Generic[T_co]):
@@ -39,13 +52,18 @@ class Promise(Awaitable[T_co], Generic[T_co]):
     no noise. Awaiting a cancelled one raises QueryCancelled. If a task is cancelled while it alone awaits the
     promise (by `asyncio.timeout`, a TaskGroup, the job's end), the promise is cancelled with it.
 
-    Belongs to the event loop it was made in; made by `Database`, never directly.
+    Belongs to the event loop it was made in; made by `Database`, never directly. A job that is a plain `def`
+    runs in a thread, where nothing can be awaited: there, `value()`.
     """
 
-    __slots__ = ("_answer", "_awaiting", "_error", "_status", "_trace", "_waiters", "_work", "awaited")
+    __slots__ = (
+        "_answer", "_awaiting", "_error", "_loop", "_status", "_trace", "_waiters", "_watchers", "_work", "awaited",
+    )  # fmt: skip
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._work = work
+        self._loop = loop or asyncio.get_running_loop()
+        self._watchers: list[Callable[[Promise[Any]], None]] = []
         self._status: Status = "pending"
         self._answer: Any = None
         self._error: BaseException | None = None
@@ -67,8 +85,33 @@ class Promise(Awaitable[T_co], Generic[T_co]):
         """Whether the status is final."""
         return self._status in _SETTLED
 
+    @classmethod
+    def of(cls, answer: U) -> Promise[U]:
+        """A promise that is complete from the start."""
+        promise: Promise[U] = Promise(_DONE)
+        promise.resolve(answer)
+        return promise
+
+    @classmethod
+    def failed(cls, error: Exception) -> Promise[Any]:
+        """A promise that has failed from the start."""
+        promise: Promise[Any] = Promise(_DONE)
+        promise.reject(error)
+        return promise
+
     def __await__(self) -> Generator[Any, None, T_co]:
         return self._wait().__await__()
+
+    def value(self, timeout: float | None = None) -> T_co:
+        """The answer, for a job that runs in a thread: blocks until it is there, at most `timeout` seconds.
+
+        Raises what an `await` would, TimeoutError, and QueryError where blocking would stop the event loop.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run_coroutine_threadsafe(self._wait(), self._loop).result(timeout)
+        raise QueryError("value() blocks, and would stop the event loop here: await the promise instead")
 
     @overload
     def then(self, fn: Callable[[T_co], Awaitable[U]]) -> Promise[U]: ...
@@ -90,9 +133,37 @@ class Promise(Awaitable[T_co], Generic[T_co]):
         """
         if self.settled:
             return False
+        if self._in_another_thread():
+            return asyncio.run_coroutine_threadsafe(self._cancelled(detail), self._loop).result()
         self._settle("cancelled", error=QueryCancelled(detail))
-        self._work.abandoned()
+        self._work.abandoned(self)
         return True
+
+    def watch(self, watcher: Callable[[Promise[Any]], None]) -> None:
+        """Call this once when the promise is settled; now, if it is."""
+        if self.settled:
+            watcher(self)
+        else:
+            self._watchers.append(watcher)
+
+    def need(self) -> None:
+        """What the first step of an `await` does: somebody waits, so a query that has not started is taken."""
+        if not self.settled:
+            self._work.needed(self)
+
+    def tell(self, waited: float) -> None:
+        """Somebody waited this many seconds for what it is a part of."""
+        self._work.answered(self, waited)
+
+    @property
+    def answer(self) -> Any:
+        """The answer, once it is complete; None until then."""
+        return self._answer
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it has no answer, once that is known."""
+        return self._error
 
     # What follows is for the work behind the promise, and does nothing once the promise is settled.
 
@@ -117,16 +188,28 @@ class Promise(Awaitable[T_co], Generic[T_co]):
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
+            watcher(self)
+
+    def _in_another_thread(self) -> bool:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._loop.is_running()
+        return False
+
+    async def _cancelled(self, detail: str | None) -> bool:
+        return self.cancel(detail)
 
     async def _wait(self) -> T_co:
         first, self.awaited = not self.awaited, True
         began = time.monotonic()
-        if not self.settled:
-            self._work.needed()
+        self.need()
         while not self.settled:
             await self._settling()
         if first:
-            self._work.answered(time.monotonic() - began)
+            self._work.answered(self, time.monotonic() - began)
         if self._error is not None:
             # The same error may be raised many times: each raise starts from the traceback it came with,
             # or every await would add its frames to those of the others.
@@ -134,7 +217,7 @@ class Promise(Awaitable[T_co], Generic[T_co]):
         return self._answer  # type: ignore[no-any-return]  # its T is the query's
 
     async def _settling(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.add(waiter)
         self._awaiting += 1
         try:
@@ -152,22 +235,22 @@ class _Continuation:
     """The work of `Promise.then`: a function applied to another promise's answer, when needed."""
 
     def __init__(self, source: Promise[Any], fn: Callable[[Any], Any]) -> None:
-        self.promise: Promise[Any] = Promise(self)
+        self.promise: Promise[Any] = Promise(self, source._loop)
         self._source = source
         self._fn = fn
         self._task: asyncio.Task[None] | None = None
 
-    def needed(self) -> None:
+    def needed(self, promise: Promise[Any]) -> None:
         if self._task is None:
             self.promise.begin()
             # A task of its own, so that of several tasks awaiting it one can be cancelled without the others.
             self._task = asyncio.get_running_loop().create_task(self._run())
 
-    def abandoned(self) -> None:
+    def abandoned(self, promise: Promise[Any]) -> None:
         if self._task is not None:
             self._task.cancel()
 
-    def answered(self, waited: float) -> None:
+    def answered(self, promise: Promise[Any], waited: float) -> None:
         """Nothing to tell: the query it builds on tells how long it was waited for."""
 
     async def _run(self) -> None:

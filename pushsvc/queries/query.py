@@ -1,4 +1,4 @@
-"""One query on its way: scheduled, taken by a lane, run, settled or given up."""
+"""One query on its way: scheduled, taken by a lane or a transaction, run, settled or given up."""
 
 from __future__ import annotations
 
@@ -7,99 +7,168 @@ import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import telemetry
-from .connections import Interrupt
+from ..errors import QueryCancelled
+from .comment import SqlComment
 from .executor import Lane
-from .log import Observer, QueryRecord, Reason, log_answer
-from .promise import Promise
-from .statements import Question
+from .interrupt import Interrupt
+from .log import Observer, QueryRecord, Reason, log_answer, log_shared
+from .naming import caller
+from .promise import Promise, Status
+from .question import Question
+from .transaction import Transaction, current
+
+if TYPE_CHECKING:
+    from .pool import DatabasePool
 
 logger = logging.getLogger("pushsvc.queries")
 
 
-Read = Callable[[Question[Any], Interrupt], Awaitable[Any]]
-"""Asks the question on a connection, and stops where interrupted."""
-
-
 class Query:
-    """A query, and the work behind its promise.
+    """A query, and the work behind its promises: more than one where equal ones were asked for while it ran.
 
     It may wait in the executor's lane, and from the first `await` in the foreground lane too; the first to
-    have a place for it runs it, in a task of its own that nobody else can cancel.
+    have a place for it runs it, in a task of its own that nobody else can cancel. Within a transaction it
+    runs on the transaction's connection, when its turn comes.
     """
 
     def __init__(
         self,
         question: Question[Any],
-        read: Read,
+        pool: DatabasePool,
         *,
         owner: str,
-        foreground: Lane,
+        comment: SqlComment,
+        inline: bool,
         observer: Observer | None,
     ) -> None:
         self.owner = owner
+        self.comment = comment
+        self.question = question
         self.record = QueryRecord(question.name, scheduled=time.monotonic())
         self.promise: Promise[Any] = Promise(self)
+        self.asked: dict[Promise[Any], Question[Any]] = {self.promise: question}
         self.task: asyncio.Task[None] | None = None
-        self._question = question
-        self._read = read
-        self._foreground = foreground
+        self.interrupt = Interrupt()
+        self.snapshot: str | None = None
+        self.transaction: Transaction | None = None
+        """The one on whose connection it runs, or waits for its turn."""
+        self._pool = pool
+        self._executor = None if inline else pool.executor
         self._lanes: set[Lane] = set()
         self._observer = observer
-        self._interrupt = Interrupt()
+        self._origin = question.origin or caller()
         # The job's own context, whichever task happens to free the place that this query gets.
         self._context = contextvars.copy_context()
 
-    def schedule(self, executor: Lane | None) -> None:
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody has awaited any of its promises."""
+        return any(promise.awaited for promise in self.asked)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has come to its end, whichever."""
+        return self.record.finished is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to be done about it, at the end of the job either."""
+        return self.settled and self.awaited and (self.task is None or self.task.done())
+
+    def schedule(self) -> None:
         """Queue it on the executor if there is one and it has room; else it stays until it is awaited."""
-        if executor is None:
+        if self._executor is None:
             self._leave_to_foreground("inline")
         self.observe()
-        if executor is not None:
-            self._lanes.add(executor)
-            if not executor.offer(self):
-                self.displaced(executor)
+        if self._executor is not None:
+            self._lanes.add(self._executor)
+            if not self._executor.offer(self):
+                self.displaced(self._executor)
 
-    # What lanes ask of it.
+    def run_in(self, transaction: Transaction, reason: Reason) -> None:
+        """Run it in a transaction, after what was asked there before."""
+        self._withdraw()
+        self._leave_to_foreground(reason)
+        self.transaction = transaction
+        ask = transaction.join(self)
+        self.task = asyncio.get_running_loop().create_task(self._run(ask), context=self._context)
 
-    def start(self, lane: Lane) -> asyncio.Task[None]:
+    def share(self, question: Question[Any]) -> Promise[Any]:
+        """Another promise, of what that question makes of the same rows."""
+        promise: Promise[Any] = Promise(self)
+        if self.record.status == "running":
+            promise.begin()
+        self.asked[promise] = question
+        self._pool.counters["shared"] += 1
+        return promise
+
+    # What lanes and transactions ask of it.
+
+    def start(self, lane: Lane, freed: Callable[[], None]) -> None:
         """Run it, in a new task."""
         self._withdraw()
+        if lane.mode == "foreground":
+            self._leave_to_foreground(self.record.reason or "not_started")
+        else:
+            self.record.mode, self.record.reason = "async", None
+        self.begin()
+        self.task = asyncio.get_running_loop().create_task(self._run_in_lane(freed), context=self._context)
+
+    def begin(self) -> None:
+        """It has a connection now."""
         record = self.record
-        record.mode = lane.mode
-        if lane.mode == "foreground" and record.reason is None:
-            record.reason = "not_started"
         record.status, record.started = "running", time.monotonic()
-        self.promise.begin()
-        self.task = asyncio.get_running_loop().create_task(self._run(), context=self._context)
+        self._pool.counters[f"{record.mode}:{record.reason}" if record.reason else record.mode] += 1
+        for promise in self.asked:
+            promise.begin()
         self.observe()
-        return self.task
 
     def displaced(self, lane: Lane) -> None:
         """There is no room for it on the executor."""
         self._lanes.discard(lane)
         self._leave_to_foreground("queue_full")
 
-    # What its promise asks of it.
+    # What its promises ask of it.
 
-    def needed(self) -> None:
+    def needed(self, promise: Promise[Any]) -> None:
         """Await: if it has not started, it also waits for the job's own connection."""
-        if self.task is None and self._foreground not in self._lanes:
-            self._lanes.add(self._foreground)
-            self._foreground.offer(self)
+        foreground = self._pool.foreground
+        transaction = current(self._pool)
+        # Around the transaction in which it is awaited, its turn comes when that one has ended: that would be never.
+        stuck = self.record.started is None and transaction is not None and transaction.inside(self.transaction)
+        if self.task is not None and not stuck:
+            return
+        if transaction is not None:
+            # The job's own connection is busy with the very transaction in which this is awaited.
+            self.run_in(transaction, self.record.reason or "not_started")
+            return
+        if foreground in self._lanes:
+            return
+        displaced = self._executor is not None and self._executor not in self._lanes
+        self._lanes.add(foreground)
+        foreground.offer(self)
+        if displaced and self.task is None and self._executor is not None:
+            # Another task of the job has its connection, perhaps for long: whoever has a place first.
+            self._lanes.add(self._executor)
+            self._executor.offer(self, beyond=True)
 
-    def abandoned(self) -> None:
-        """Cancel: it waits no longer, or is stopped where it runs."""
-        self._withdraw()
-        self._settled()
-        self._interrupt.ask()
+    def abandoned(self, promise: Promise[Any]) -> None:
+        """Cancel: when nobody wants its answer, it waits no longer, or is stopped where it runs."""
+        if all(promise.settled for promise in self.asked):
+            self._withdraw()
+            self._settled("cancelled")
+            self.interrupt.ask()
 
-    def answered(self, waited: float) -> None:
+    def answered(self, promise: Promise[Any], waited: float) -> None:
         """Tell how long the job waited for it."""
-        self.record.wait = waited
-        log_answer(self.record)
+        if promise is self.promise:
+            self.record.wait = waited
+            log_answer(self.record)
+        else:
+            log_shared(self.record, waited)
 
     def observe(self) -> None:
         """Show the record to the observer; an error of its own is no error of the query's."""
@@ -109,34 +178,65 @@ class Query:
             except Exception:
                 logger.exception("the observer of %s failed", self.record.name)
 
-    async def _run(self) -> None:
+    async def _run_in_lane(self, freed: Callable[[], None]) -> None:
+        async def ask() -> list[Any]:
+            try:
+                return await self._pool.connections.read(
+                    self.question, comment=self.comment, interrupt=self.interrupt, snapshot=self.snapshot
+                )
+            finally:
+                # Before the answer is given out: whoever asks again on getting it finds the place free.
+                freed()
+
+        await self._run(ask)
+
+    async def _run(self, ask: Callable[[], Awaitable[list[Any] | None]]) -> None:
         try:
-            answer = await self._read(self._question, self._interrupt)
+            rows = await ask()
         except asyncio.CancelledError:
-            if not self._interrupt.asked:
+            if not self.interrupt.asked:
                 # Not by us: the event loop is being shut down with queries running.
-                self.promise.cancel("the event loop was shut down")
+                for promise in self.asked:
+                    promise.cancel("the event loop was shut down")
                 raise
         except Exception as error:
-            self._settled(error=error)
+            self._fail(error)
         else:
-            self._settled(answer)
+            if rows is not None:
+                self._answer(rows)
 
-    def _settled(self, answer: object = None, *, error: Exception | None = None) -> None:
-        if error is not None:
-            self.promise.reject(error)
-        else:
-            self.promise.resolve(answer)
-        if self.record.finished is None:
-            record = self.record
-            record.status, record.finished = self.promise.status, time.monotonic()
-            started = record.finished if record.started is None else record.started
-            telemetry.emit(
-                "query.done",
-                {"queued": started - record.scheduled, "duration": record.finished - started},
-                {"name": record.name, "mode": record.mode, "reason": record.reason, "status": record.status},
-            )
-            self.observe()
+    def _answer(self, rows: list[Any]) -> None:
+        for promise, question in self.asked.items():
+            # Rows of one's own for each: what one does with its list is nothing to the others.
+            mine = rows if promise is self.promise else rows.copy()
+            try:
+                promise.resolve(question.finish(mine))
+            except Exception as error:
+                promise.reject(self._noted(error))
+        self._settled("complete")
+
+    def _fail(self, error: Exception) -> None:
+        self._noted(error)
+        for promise in self.asked:
+            promise.reject(error)
+        self._settled("cancelled" if isinstance(error, QueryCancelled) else "failed")
+
+    def _noted(self, error: Exception) -> Exception:
+        error.add_note(f"{self.record.name}, asked for {self._origin}")
+        return error
+
+    def _settled(self, status: Status) -> None:
+        record = self.record
+        if record.finished is not None:
+            return
+        record.status, record.finished = status, time.monotonic()
+        started = record.finished if record.started is None else record.started
+        telemetry.emit(
+            "query.done",
+            {"queued": started - record.scheduled, "duration": record.finished - started},
+            {"name": record.name, "mode": record.mode, "reason": record.reason, "status": record.status},
+        )
+        self.observe()
 
     def _leave_to_foreground(self, reason: Reason) -> None:
         self.record.mode, self.record.reason = "foreground", reason

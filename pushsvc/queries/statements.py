@@ -1,147 +1,75 @@
-"""From an entity, a column or a `select()` to the statement that answers, and how its answer is read."""
+"""What can be said of a statement, and the statements that are made of others."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    CursorResult,
-    Executable,
-    Select,
-    TextClause,
-    func,
-    inspect,
-    select,
-)
+from sqlalchemy import BinaryExpression, BindParameter, ColumnClause, ColumnElement, Select, TextClause, inspect
 from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.orm import FromStatement, QueryableAttribute, Session
-from sqlalchemy.sql import ColumnExpressionArgument
+from sqlalchemy.orm import QueryableAttribute
+from sqlalchemy.sql import ColumnExpressionArgument, operators
 from sqlalchemy.sql.dml import UpdateBase
-from sqlalchemy.sql.selectable import CompoundSelect, FromClause, GenerativeSelect, SelectBase
+from sqlalchemy.sql.elements import BooleanClauseList, False_
+from sqlalchemy.sql.functions import FunctionElement, cube, grouping_sets, rollup
+from sqlalchemy.sql.selectable import GenerativeSelect, SelectBase
 from sqlalchemy.sql.visitors import iterate
 
 from ..errors import QueryError
 
-T = TypeVar("T")
-
 Where = ColumnExpressionArgument[bool]
 
-_WRITING = re.compile(r"\s*(insert|update|delete|merge|with|call|do|truncate)\b", re.IGNORECASE)
+_WRITING = re.compile(r"\b(insert|update|delete|merge|call|do|truncate)\b", re.IGNORECASE)
 
 
-class Question(Generic[T]):
-    """A statement and how to read its answer.
-
-    Called with a connection it answers, with values that need the connection no longer.
-    """
-
-    __slots__ = ("_read", "name", "statement")
-
-    def __init__(self, name: str, statement: Executable, read: Callable[[Connection, Any], T]) -> None:
-        self.name = name
-        self.statement = statement
-        self._read = read
-
-    def __call__(self, connection: Connection) -> T:
-        return self._read(connection, self.statement)
-
-    def reads_only(self) -> bool:
-        """Whether it may run twice: there is no INSERT, UPDATE, DELETE or MERGE in it, nor a text that may be one.
-
-        What a function does that it calls can't be seen from here.
-        """
-        return not any(map(_may_write, iterate(self.statement)))  # type: ignore[arg-type]  # every one is traversible
+def is_column(source: Any) -> bool:
+    """Whether it is a column or an expression."""
+    return isinstance(source, ColumnElement | QueryableAttribute)
 
 
-def _may_write(element: Any) -> bool:
-    return isinstance(element, UpdateBase) or (
-        isinstance(element, TextClause) and _WRITING.match(element.text) is not None
-    )
+def is_entity(source: Any) -> bool:
+    """Whether it is a mapped class, an alias of one, or a table."""
+    if isinstance(source, SelectBase) or is_column(source):
+        return False
+    try:
+        inspected = inspect(source)
+    except NoInspectionAvailable:
+        return False
+    return any(getattr(inspected, flag, False) for flag in ("is_mapper", "is_aliased_class", "is_selectable"))
 
 
-def load(source: Any) -> Question[list[Any]]:
-    """The rows of a statement, an entity or a column; where it selects one thing, a list of those."""
-    if isinstance(source, SelectBase | FromStatement):
-        statement: Any = source
-    elif _is_column(source) or _is_entity(source):
-        statement = select(source)
-    else:
-        raise QueryError(f"can't load {source!r}: it is no entity, column or select()")
-    return Question(f"{_subject(source)} Load", statement, _read_rows)
+def mapper_of(entity: Any) -> Any:
+    """The mapper of a mapped class or of an alias of one; None of anything else."""
+    try:
+        return getattr(inspect(entity), "mapper", None)
+    except NoInspectionAvailable:
+        return None
 
 
-def count(source: Any, where: Where | None) -> Question[Any]:
-    """How many rows an entity or a statement has, or how many values that are not NULL a column has."""
-    name = f"{_subject(source)} Count"
-    if isinstance(source, SelectBase):
-        statement = _narrowed(source, where)
-        if _is_grouped(statement):
-            return Question(name, statement.add_columns(func.count()), _read_groups(int))
-        return Question(name, select(func.count()).select_from(_as_table(statement)), _read_value(int))
-    if _is_column(source):
-        counted = select(func.count(source))
-    elif _is_entity(source):
-        counted = select(func.count()).select_from(source)
-    else:
-        raise QueryError(f"can't count {source!r}: it is no entity, column or select()")
-    return Question(name, _narrowed(counted, where), _read_value(int))
+def entity_of(statement: Any) -> Any:
+    """The entity that the statement selects first, if that is one; else None."""
+    for described in getattr(statement, "column_descriptions", ()):
+        return described["expr"] if mapper_of(described["expr"]) is not None else None
+    return None
 
 
-def total(source: Any, where: Where | None) -> Question[Any]:
-    """The sum of a column's values; of none, the zero of the column's type."""
-    return _aggregate("Sum", func.sum, source, where, _as_sum)
-
-
-def minimum(source: Any, where: Where | None) -> Question[Any]:
-    """The least of a column's values; of none, None."""
-    return _aggregate("Minimum", func.min, source, where, lambda _: _as_is)
-
-
-def maximum(source: Any, where: Where | None) -> Question[Any]:
-    """The greatest of a column's values; of none, None."""
-    return _aggregate("Maximum", func.max, source, where, lambda _: _as_is)
-
-
-def average(source: Any, where: Where | None) -> Question[Any]:
-    """The mean of a column's values as a float; of none, None."""
-    return _aggregate("Average", func.avg, source, where, lambda _: _as_average)
-
-
-def _aggregate(
-    verb: str,
-    function: Callable[[Any], ColumnElement[Any]],
-    source: Any,
-    where: Where | None,
-    converter: Callable[[ColumnElement[Any]], Callable[[Any], Any]],
-) -> Question[Any]:
-    """One value from one column; from several, the last one's value for each of the others."""
-    name = f"{_subject(source)} {verb}"
-    if _is_column(source):
-        return Question(name, _narrowed(select(function(source)), where), _read_value(converter(source)))
-    if not isinstance(source, SelectBase):
-        raise QueryError(f"can't take the {verb.lower()} of {source!r}: it is no column or select()")
-    statement = _narrowed(source, where)
-    columns = list(statement.selected_columns)
-    if _is_grouped(statement) and len(columns) > 1:
-        *keys, column = [described["expr"] for described in statement.column_descriptions]
-        grouped = statement.with_only_columns(*keys, function(column), maintain_column_froms=True)
-        return Question(name, grouped, _read_groups(converter(columns[-1])))
-    if _is_grouped(statement) or len(columns) != 1:
-        raise QueryError(
-            f"the {verb.lower()} is of one column: select just that, or the columns to group by and it as the last"
+def has_entities(statement: Any) -> bool:
+    """Whether the ORM must make objects from the rows; if not, Core reads them in half the time."""
+    columns = getattr(statement, "_raw_columns", None)
+    if columns is not None:
+        # What an entity leaves in a select() is its table, marked; a Bundle leaves a list. So much is known
+        # without asking for `column_descriptions`, which takes as long as making the statement did.
+        return any(
+            "bundle" in column._annotations or ("parententity" in column._annotations and not is_column(column))
+            for column in columns
         )
-    table = _as_table(statement)
-    return Question(name, select(function(table.c[0])), _read_value(converter(columns[0])))
+    descriptions = getattr(statement, "column_descriptions", ())
+    return any(not is_column(described["expr"]) for described in descriptions)
 
 
-# Statements
-
-
-def _narrowed(statement: Any, where: Where | None) -> Any:
+def narrowed(statement: Any, where: Where | None) -> Any:
+    """The statement with one more condition. Raises QueryError where it can't have one."""
     if where is None:
         return statement
     if not isinstance(statement, Select):
@@ -149,7 +77,7 @@ def _narrowed(statement: Any, where: Where | None) -> Any:
     return statement.where(where)
 
 
-def _as_table(statement: Any) -> Any:
+def as_table(statement: Any) -> Any:
     """The statement as a subquery.
 
     PostgreSQL plans a simple one as if it were not there, so this form serves LIMIT, DISTINCT, UNION and
@@ -161,118 +89,100 @@ def _as_table(statement: Any) -> Any:
     return statement.subquery()
 
 
-def _is_grouped(statement: Any) -> bool:
+def is_grouped(statement: Any) -> bool:
+    """Whether it has a GROUP BY."""
     return isinstance(statement, Select) and bool(statement._group_by_clauses)
 
 
-def _is_column(source: Any) -> bool:
-    return isinstance(source, ColumnElement | QueryableAttribute)
+def is_ordered(statement: Any) -> bool:
+    """Whether it has an ORDER BY."""
+    return isinstance(statement, GenerativeSelect) and bool(statement._order_by_clauses)
 
 
-def _is_entity(source: Any) -> bool:
-    """Whether it is a mapped class, an alias of one, or a table."""
-    try:
-        inspected = inspect(source)
-    except NoInspectionAvailable:
+def limited_to_one(statement: Any) -> Any:
+    """The statement with no more than its first row, where that can be said without lifting a limit of its own."""
+    if not isinstance(statement, Select) or statement._fetch_clause is not None:
+        return statement
+    limit = statement._limit_clause
+    if limit is None or (isinstance(limit, BindParameter) and limit.callable is None and limit.effective_value):
+        return statement.limit(1)
+    return statement
+
+
+def is_distinct_on(statement: Any) -> bool:
+    """Whether it has a DISTINCT ON, whose columns PostgreSQL wants to order by first."""
+    return bool(statement._distinct_on) or statement._pre_columns_clause is not None
+
+
+def primary_key(entity: Any) -> list[Any]:
+    """The attributes, or columns, that tell the rows of an entity apart. Raises QueryError where there are none."""
+    mapper = mapper_of(entity)
+    if mapper is not None:
+        return [getattr(entity, mapper.get_property_by_column(column).key) for column in mapper.primary_key]
+    columns = list(getattr(entity, "primary_key", ()))
+    if not columns:
+        raise QueryError(f"{entity!r} has no primary key")
+    return columns
+
+
+def never_matches(statement: Any) -> bool:
+    """Whether it can be seen that there will be no row."""
+    if not contradictory(statement):
         return False
-    return any(getattr(inspected, flag, False) for flag in ("is_mapper", "is_aliased_class", "is_selectable"))
+    # Without groups, an aggregate makes one row of none; so does ROLLUP for the group of all.
+    if is_grouped(statement):
+        return not any(map(_may_be_rollup, _parts(statement._group_by_clauses)))
+    made_of = (*statement._raw_columns, *statement._order_by_clauses)
+    return not (statement._having_criteria or any(map(_may_be_aggregate, _parts(made_of))))
 
 
-# Names
+def contradictory(statement: Any) -> bool:
+    """Whether nothing can satisfy its condition: one that is false, `IN ()`, or LIMIT 0 of what is no aggregate."""
+    if not isinstance(statement, Select):
+        return False
+    limit = statement._limit_clause
+    none = isinstance(limit, BindParameter) and limit.callable is None and limit.effective_value == 0
+    return (none or any(map(_is_false, statement._where_criteria))) and only_reads(statement)
 
 
-def _subject(source: Any) -> str:
-    """What it is about, for people: the entity's name, the table's, or SQL."""
-    if isinstance(source, CompoundSelect):
-        return _subject(source.selects[0])
-    if isinstance(source, Select | FromStatement):
-        descriptions = source.column_descriptions
-        subjects = (_name_of(described.get("entity"), described["expr"]) for described in descriptions)
-        return next(filter(None, subjects), None) or _table_of(source) or "SQL"
-    return _name_of(getattr(source, "parent", None), source) or "SQL"
+def only_reads(statement: Any) -> bool:
+    """Whether there is no INSERT, UPDATE, DELETE or MERGE in it, nor a text that may be one.
+
+    What a function does that it calls can't be seen from here.
+    """
+    return not any(map(_may_write, iterate(statement)))
 
 
-def _name_of(entity: Any, expression: Any) -> str | None:
-    for candidate in (entity, expression):
-        try:
-            mapper = getattr(inspect(candidate), "mapper", None)
-        except NoInspectionAvailable:
-            continue
-        if mapper is not None:
-            return str(mapper.class_.__name__)
-    table = getattr(expression, "table", None) if _is_column(expression) else expression
-    name = getattr(table, "name", None) if isinstance(table, FromClause) else None
-    # An anonymous subquery's name is a template for the compiler, `%(… anon)s`.
-    return None if name is None or name.startswith("%(") else str(name)
+def _is_false(condition: Any) -> bool:
+    if isinstance(condition, BooleanClauseList):
+        return condition.operator is operators.and_ and any(map(_is_false, condition.clauses))
+    if isinstance(condition, BinaryExpression) and condition.operator is operators.in_op:
+        values = condition.right
+        if isinstance(values, BindParameter) and values.expanding and values.callable is None:
+            return not values.required and not values.effective_value
+    return isinstance(condition, False_)
 
 
-def _table_of(source: Any) -> str | None:
-    froms = source.get_final_froms() if isinstance(source, Select) else ()
-    return next((_name_of(None, table) for table in froms), None)
+def _parts(elements: Iterable[Any]) -> Iterator[Any]:
+    return (part for element in elements for part in iterate(element))
 
 
-# Reading
+def _may_be_aggregate(part: Any) -> bool:
+    return isinstance(part, FunctionElement) or _has_call(part)
 
 
-def _read_rows(connection: Connection, statement: Any) -> list[Any]:
-    if not _has_entities(statement):
-        result: CursorResult[Any] = connection.execute(statement)
-        rows: list[Any] = list(result.all())
-        return [row[0] for row in rows] if len(result.keys()) == 1 else rows
-    # A session of its own for each query, as an AsyncSession serves one task at a time.
-    with Session(connection, autoflush=False, expire_on_commit=False) as session:
-        loaded: Any = session.execute(statement)
-        if len(loaded.keys()) == 1:
-            loaded = loaded.scalars()
-        # Set by the ORM where a joined eager load has multiplied the rows; reading them is an error then,
-        # unless asked to be unique. There is no public way to ask; a test pins it.
-        if (getattr(loaded, "_real_result", None) or loaded)._unique_filter_state:
-            loaded = loaded.unique()
-        rows = list(loaded.all())
-        session.expunge_all()
-        return rows
+def _may_be_rollup(part: Any) -> bool:
+    return isinstance(part, rollup | cube | grouping_sets) or _has_call(part)
 
 
-def _has_entities(statement: Any) -> bool:
-    """Whether the ORM must make objects from the rows; if not, Core reads them in half the time."""
-    descriptions = getattr(statement, "column_descriptions", ())
-    return any(not _is_column(described["expr"]) for described in descriptions)
+def _has_call(part: Any) -> bool:
+    """Whether it is SQL of the author's own with a bracket in it."""
+    if isinstance(part, ColumnClause):
+        return part.is_literal and "(" in part.name
+    return isinstance(part, TextClause) and "(" in part.text
 
 
-def _read_value(convert: Callable[[Any], T]) -> Callable[[Connection, Any], T]:
-    def read(connection: Connection, statement: Any) -> T:
-        return convert(connection.execute(statement).scalar())
-
-    return read
-
-
-def _read_groups(convert: Callable[[Any], T]) -> Callable[[Connection, Any], dict[Any, T]]:
-    def read(connection: Connection, statement: Any) -> dict[Any, T]:
-        rows = connection.execute(statement).all()
-        return {row[0] if len(row) == 2 else tuple(row[:-1]): convert(row[-1]) for row in rows}
-
-    return read
-
-
-def _as_is(value: Any) -> Any:
-    return value
-
-
-def _as_average(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
-def _as_sum(column: ColumnElement[Any]) -> Callable[[Any], Any]:
-    """To the column's own type: PostgreSQL sums `bigint` to `numeric`, and nothing to NULL."""
-    try:
-        kind = column.type.python_type
-        zero = kind()
-    except (NotImplementedError, TypeError):
-        kind, zero = object, 0
-
-    def convert(value: Any) -> Any:
-        if value is None:
-            return zero
-        return int(value) if kind is int else value
-
-    return convert
+def _may_write(element: Any) -> bool:
+    return isinstance(element, UpdateBase) or (
+        isinstance(element, TextClause) and _WRITING.search(element.text) is not None
+    )

@@ -1,0 +1,107 @@
+"""How connections to one database are made: URL, driver options, what each is told when it opens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from sqlalchemy import Connection, NullPool, event, make_url
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from ..errors import SettingsError
+from ..store import is_lost
+from .comment import SqlComment
+
+logger = logging.getLogger("pushsvc.queries")
+
+CLIENT_CHECK_MS = 2000
+"""Milliseconds between two looks of the server at whether the client of a running query is still there."""
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds until a server that does not answer counts as away."""
+
+STATEMENT_CACHE_SIZE = 16
+"""How many prepared statements a connection keeps at most, of texts that came again."""
+
+COMMENT = "pushsvc_comment"
+"""The execution option that holds a query's SqlComment."""
+
+
+def async_url(url: str) -> URL:
+    """The URL for asyncpg: of any PostgreSQL URL, with libpq's `sslmode` as asyncpg's `ssl`.
+
+    Raises SettingsError when it is not a PostgreSQL URL; the URL itself is never in the message.
+    """
+    try:
+        parsed = make_url(url)
+    except Exception:
+        raise SettingsError("the database URL does not parse") from None
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise SettingsError("the database URL is not one of PostgreSQL (postgresql://…)")
+    query = dict(parsed.query)
+    if "sslmode" in query:
+        query["ssl"] = query.pop("sslmode")
+    return parsed.set(drivername="postgresql+asyncpg", query=query)
+
+
+def make_engine(url: URL, name: str) -> AsyncEngine:
+    """The engine.
+
+    - No pool of its own: the lanes bound how many connections there are, and `Connections` keeps them.
+    - AUTOCOMMIT: a read is one packet rather than three, as it needs no BEGIN and ROLLBACK around it; and a
+      transaction's BEGIN and COMMIT are ours alone.
+    - What SQLAlchemy runs itself is prepared as PostgreSQL's unnamed statement, which the next one replaces.
+      The comment holds the job's id, so no job's text ever comes again: with SQLAlchemy's default of 100, each
+      connection keeps 100 dead statements in the server (+3 MB) and sends a Close for the oldest with each new
+      one. What goes straight to the driver has a cache of its own, `direct.fetch`.
+    """
+    engine = create_async_engine(
+        url,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args={
+            "timeout": CONNECT_TIMEOUT,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": str,
+            "statement_cache_size": STATEMENT_CACHE_SIZE,
+            "server_settings": {"application_name": f"pushsvc {name}"},
+        },
+    )
+    event.listen(engine.sync_engine, "connect", _watch_client)
+    event.listen(engine.sync_engine, "before_cursor_execute", _add_comment, retval=True)
+    event.listen(engine.sync_engine, "handle_error", _recognise_disconnect)
+    return engine
+
+
+def _watch_client(connection: Any, _record: Any) -> None:
+    """Have the server look now and then whether we are still there, so that a killed worker's queries end too.
+
+    Not as a startup parameter, which poolers such as PgBouncer refuse; nor where the server can't (Windows).
+    """
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"SET client_connection_check_interval = {CLIENT_CHECK_MS}")
+    except connection.dbapi.Error as error:
+        logger.info("a killed worker's queries will run to their end: %s", error)
+    finally:
+        cursor.close()
+
+
+def _add_comment(
+    connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+) -> tuple[str, Any]:
+    comment: SqlComment | None = connection.get_execution_options().get(COMMENT)
+    return statement if comment is None else comment.on(statement), parameters
+
+
+def _recognise_disconnect(context: ExceptionContext) -> None:
+    # SQLAlchemy asks whether the socket is closed; but a server that is shutting down sends its error first
+    # and closes after, and both may or may not have arrived by now.
+    if is_lost(context.original_exception):
+        context.is_disconnect = True
+    elif isinstance(context.original_exception, asyncio.CancelledError):
+        # SQLAlchemy would close a connection on which a query was cancelled. But the driver has the server cancel
+        # it, and `Link.recover` waits for that: the connection is as good as before.
+        context.is_disconnect = False

@@ -1,0 +1,112 @@
+"""The databases of a process: connections, and the two bounds on queries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+
+from ..errors import QueryError
+from .comment import SqlComment
+from .connections import Connections
+from .database import Database
+from .direct import Compiler
+from .executor import Lane
+from .log import Observer
+
+BACKLOG_PER_PLACE = 4
+"""How many queries may wait for each that may run."""
+
+
+class DatabasePool:
+    """One database, as one process uses it: its connections, and the two bounds on queries.
+
+    `executor_concurrency` queries at once for all jobs of the process, 4 times that waiting; besides them
+    one in the foreground for each job, `own_connections` in all (a worker gives its `max_jobs`). Their sum
+    is the most connections this ever opens; none is opened before the first query.
+
+    `url` is any PostgreSQL URL, unix sockets included (`postgresql://user@/db?host=/dir`). Raises
+    SettingsError when it is not one. Belongs to one event loop at a time: when that is over, the next to ask
+    starts anew.
+    """
+
+    def __init__(
+        self, url: str, *, name: str = "primary", executor_concurrency: int = 4, own_connections: int = 10
+    ) -> None:
+        self.name = name
+        self.size = executor_concurrency + own_connections
+        """The most connections it ever has."""
+        self._url = url
+        self._places = executor_concurrency, own_connections
+        self._start_anew()
+        self.counters: Counter[str] = Counter()
+        """How many queries went each way: `async`, `foreground:<reason>`, `shared`, and `empty` without a query."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __repr__(self) -> str:
+        return f"<DatabasePool {self.name}: {self.active} of {self.size} active, {self.waiting} waiting>"
+
+    @property
+    def active(self) -> int:
+        """How many queries run now."""
+        return self.executor.active + self.foreground.active
+
+    @property
+    def waiting(self) -> int:
+        """How many queries wait for the executor now."""
+        return self.executor.waiting
+
+    def database(
+        self,
+        *,
+        owner: str,
+        tags: Mapping[str, str] | None = None,
+        observer: Observer | None = None,
+        inline: bool = False,
+    ) -> Database:
+        """The handle of one job; close it at the job's end.
+
+        `owner`, the job's id, has its turns on the executor and its own connection. `tags` become the SQL
+        comment of its queries. `observer` is called with a query's record when it is scheduled and at every
+        change of its status. With `inline` nothing is queued: each query runs when it is awaited.
+        """
+        self._belong_here()
+        database = Database(
+            self,
+            owner=owner,
+            comment=SqlComment(tags or {}),
+            observer=observer,
+            inline=inline,
+            forget=self._open.discard,
+        )
+        self._open.add(database)
+        return database
+
+    async def close(self) -> None:
+        """Cancel what still runs, wait until it is gone from the server, and close all connections."""
+        if self._loop is not None and self._loop.is_closed():
+            self.connections.forget()
+            self._start_anew()
+        for database in list(self._open):
+            await database.close(reason="the service is shutting down")
+        await self.connections.close()
+
+    def _start_anew(self) -> None:
+        executor, own = self._places
+        self.connections = Connections(self._url, name=self.name)
+        self.compiler = Compiler(self.connections.engine)
+        self.executor = Lane("async", executor, backlog=BACKLOG_PER_PLACE * executor)
+        self.foreground = Lane("foreground", own, each=1)
+        self._open: set[Database] = set()
+
+    def _belong_here(self) -> None:
+        """Tests, and scripts with several `asyncio.run`, use one pool in one event loop after another."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None:
+            if not self._loop.is_closed():
+                raise QueryError(f"database {self.name!r} is in use in another event loop")
+            self.connections.forget()
+            self._start_anew()
+        self._loop = loop
