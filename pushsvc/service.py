@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ from .bus import Publisher, Queue, RedisClient, connect
 from .errors import SettingsError
 from .hub import Hub
 from .jobs import Announcer, Canceller, JobSpec, Registry, Submitter, Sweeper, Worker, params_model
-from .ops import Health
-from .queries import DatabasePool
+from .ops import Doctor, Examination, Health, ProbedRegistry, check_budget
+from .queries import Database, DatabasePool
 from .settings import Settings, parse_duration
 from .store import EventStore, JobStore, Postgres, check_schema
 from .tasks import stop
@@ -43,6 +45,7 @@ class Service:
         self._databases = {name: SecretStr(url) for name, url in (databases or {}).items()}
         self._app: _WhenFirstCalled | None = None
         self._parts: _Parts | None = None
+        self._handles = itertools.count(1)
 
     def __repr__(self) -> str:
         return f"<Service {len(self.jobs)} jobs>"
@@ -119,6 +122,26 @@ class Service:
         """A bearer token for `sub`, valid for `ttl` seconds."""
         return self.parts.tokens.mint(sub, tenant=tenant, channels=channels, scope=scope, ttl=ttl)
 
+    def queries(self, name: str | None = None, *, database: str = "primary") -> Database:
+        """`async with service.queries() as db:` what a job has as `ctx.db`, in an endpoint or anywhere else.
+
+        The same methods, within the same bound: the executor of this process and one connection of its own.
+        At the block's end, what was not awaited is cancelled. `name`, by default that of the calling
+        function, goes into the SQL comment (`/*endpoint='…'*/`). Raises SettingsError when there is no such
+        database.
+        """
+        name = sys._getframe(1).f_code.co_name if name is None else name
+        pool = self.parts.databases.get(database)
+        if pool is None:
+            raise SettingsError(f"there is no database named {database!r}; see Service(databases={{…}})")
+        return pool.database(owner=f"{name} {next(self._handles)}", tags={"endpoint": name})
+
+    async def close(self) -> None:
+        """Close all connections of this process. An app made by `asgi` does so by itself."""
+        if self._parts is not None:
+            parts, self._parts = self._parts, None
+            await parts.close()
+
     # What a process runs
 
     @property
@@ -130,22 +153,31 @@ class Service:
     def parts(self) -> _Parts:
         """The parts of this process, put together at first use. Raises SettingsError when a URL is missing."""
         if self._parts is None:
-            self._parts = _Parts(self.settings, self.jobs, self._databases)
+            self._parts = self._assembled(self.settings.endpoint_connections)
         return self._parts
 
-    async def check(self) -> None:
-        """Raises SettingsError if the service can't start as it is set; makes the schema where there is none."""
-        parts = _Parts(self.settings, self.jobs, self._databases)
+    def _assembled(self, own_connections: int) -> _Parts:
+        return _Parts(self.settings, self.jobs, self._databases, own_connections)
+
+    async def check(self, *, web: bool = True) -> None:
+        """Raises SettingsError if the service can't start as it is set, BudgetError if the database could not bear
+        it; makes the schema where there is none. Only a `web` process needs the secret."""
+        parts = self._assembled(self.settings.endpoint_connections)
         try:
-            _ = parts.tokens, parts.redis
-            await check_schema(parts.postgres, parts.url)
+            _ = parts.redis, web and parts.tokens
+            await parts.check()
         finally:
             await parts.close()
 
+    async def examine(self) -> Examination:
+        """What `pushsvc doctor` looks at. Raises nothing because something is broken: that is what it finds."""
+        urls = {name: url.get_secret_value() for name, url in self._databases.items()}
+        return await Doctor(self.settings, self.jobs, urls).examine()
+
     async def work(self, until: asyncio.Event) -> None:
         """Be a worker until the event is set, then finish or hand back what runs."""
-        parts = self.parts
-        await check_schema(parts.postgres, parts.url)
+        self._parts = parts = self._assembled(self.settings.max_jobs)
+        await parts.check()
         worker = parts.worker()
         sweeping = asyncio.create_task(parts.sweeper.run(), name="sweeper")
         running = asyncio.create_task(worker.run(), name="worker")
@@ -169,7 +201,7 @@ class Service:
 
         @asynccontextmanager
         async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-            await check_schema(parts.postgres, parts.url)
+            await parts.check()
             parts.hub.start()
             try:
                 yield
@@ -183,23 +215,35 @@ class Service:
 class _Parts:
     """The composition root: each part once, made when first asked for, so that a process has what it needs."""
 
-    def __init__(self, settings: Settings, jobs: Registry, databases: Mapping[str, SecretStr]) -> None:
+    def __init__(
+        self, settings: Settings, jobs: Registry, databases: Mapping[str, SecretStr], own_connections: int
+    ) -> None:
         self.settings = settings
         self.jobs = jobs
         self.url = settings.need("database_url")
-        urls = databases or {"primary": SecretStr(self.url)}
+        self._urls = databases or {"primary": SecretStr(self.url)}
         self.databases = {
             name: DatabasePool(
                 url.get_secret_value(),
                 name=name,
                 executor_concurrency=settings.executor_concurrency,
-                own_connections=settings.max_jobs,
+                own_connections=own_connections,
             )
-            for name, url in urls.items()
+            for name, url in self._urls.items()
         }
         self.postgres = Postgres(self.url, settings.store_connections)
         self._clients: list[RedisClient] = []
         self._hub: Hub | None = None
+
+    async def check(self) -> None:
+        """Before anything is accepted: the schema is right, and the connections fit. Closes all if not."""
+        urls = {name: url.get_secret_value() for name, url in self._urls.items()}
+        try:
+            await check_schema(self.postgres, self.url)
+            await check_budget(self.settings, self.postgres, self.url, urls)
+        except BaseException:
+            await self.close()
+            raise
 
     def _client(self, url: str, *, blocking: bool = False) -> RedisClient:
         client = connect(url, connections=2 if blocking else 16, blocking=blocking)
@@ -251,7 +295,7 @@ class _Parts:
 
     def worker(self) -> Worker:
         return Worker(
-            registry=self.jobs,
+            registry=ProbedRegistry(self.jobs),
             store=self.store,
             queue=self.queue,
             publisher=self.publisher,
