@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import io
+import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import uvicorn
@@ -20,9 +24,10 @@ from . import __version__
 from .access import Tokens
 from .dev import engines, runner
 from .dev.processes import EX_CONFIG, Command, Supervisor
-from .errors import PushsvcError, SettingsError
+from .errors import BudgetError, PushsvcError, SettingsError, Unavailable
+from .ops import diagnose, report
 from .service import Service
-from .settings import Settings, parse_duration
+from .settings import PREFIX, Settings, parse_duration
 from .store import migrate as migrate_store
 from .transports import DirectProtocol
 
@@ -37,7 +42,7 @@ def main() -> None:
     """Run, and say what is wrong in one line where it is a setting."""
     try:
         commands(standalone_mode=False)
-    except SettingsError as error:
+    except (SettingsError, BudgetError) as error:
         sys.exit(_complain(error, EX_CONFIG))
     except PushsvcError as error:
         sys.exit(_complain(error, 1))
@@ -99,10 +104,12 @@ def demo(host: str, port: int | None, data_dir: Path) -> None:
 @click.option("--fd", type=int, hidden=True, help="A listening socket to use instead.")
 def serve(target: str, host: str, port: int, workers: int, fd: int | None) -> None:
     """The web process: HTTP and WebSocket."""
+    _count_processes("web_processes", workers)
     service = _load_service(target)
     if workers == 1:
         _run(service.check())
         sys.exit(_serve(service, host, port, fd))
+    _check_before_children(service, web=True)
     listener = socket.create_server((host, port), backlog=2048)
     argv = [sys.executable, "-m", "pushsvc", "serve", target, "--fd", str(listener.fileno())]
     children = [Command(f"web {number}", argv, pass_fds=(listener.fileno(),)) for number in range(1, workers + 1)]
@@ -116,10 +123,12 @@ def serve(target: str, host: str, port: int, workers: int, fd: int | None) -> No
 def worker(target: str, processes: int, data_dir: Path) -> None:
     """The worker: runs the jobs."""
     _use_dev_engines(data_dir)
+    _count_processes("worker_processes", processes)
     service = _load_service(target)
     if processes == 1:
         _run(_work(service))
         return
+    _check_before_children(service, web=False)
     argv = [sys.executable, "-m", "pushsvc", "worker", target]
     children = [Command(f"worker {number}", argv) for number in range(1, processes + 1)]
     sys.exit(Supervisor(children, grace=service.settings.drain + 15).run())
@@ -132,6 +141,27 @@ def migrate(data_dir: Path) -> None:
     _use_dev_engines(data_dir)
     before, after = _run(migrate_store(Settings.from_env().need("database_url")))
     click.echo(f"the store's schema is at {after}" + ("" if before == after else f" (it was at {before})"))
+
+
+@commands.command()
+@_target
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Slow queries of each database.")
+@click.option("--json", "machine", is_flag=True, help="For machines.")
+@_data_dir
+@click.pass_context
+def doctor(context: click.Context, target: str, top: int, machine: bool, data_dir: Path) -> None:
+    """Look at settings, engines, connections, a job end to end, slow queries. Exit status 1 if something is wrong."""
+    if context.find_root().params["log_level"] is None:
+        # It reports by itself what the log would warn of.
+        logging.getLogger("pushsvc").setLevel(logging.CRITICAL)
+    _use_dev_engines(data_dir)
+    found = _run(_load_service(target).examine())
+    diagnosis = diagnose(found, top)
+    if machine:
+        click.echo(json.dumps(report.as_json(found, diagnosis), indent=2, ensure_ascii=False))
+    else:
+        _show(report.lines(found, diagnosis, shutil.get_terminal_size((120, 24)).columns))
+    sys.exit(0 if diagnosis.well else 1)
 
 
 @commands.command()
@@ -214,6 +244,18 @@ async def _work(service: Service) -> None:
     await service.work(stop)
 
 
+def _count_processes(setting: Literal["web_processes", "worker_processes"], told: int) -> None:
+    """What this command is told to start counts, if the setting says no more; for the processes from here, too."""
+    counted: int = getattr(Settings.from_env(), setting)
+    os.environ[PREFIX + setting.upper()] = str(max(counted, told))
+
+
+def _check_before_children(service: Service, *, web: bool) -> None:
+    """One refusal rather than one of each child. What may pass, such as PostgreSQL being away, is theirs to await."""
+    with suppress(Unavailable):
+        _run(service.check(web=web))
+
+
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run on uvloop where there is one."""
     try:
@@ -238,6 +280,13 @@ def _load_service(target: str) -> Service:
     if not isinstance(service, Service):
         raise SettingsError(f"{target!r} is not a Service; a target looks like myapp.jobs:service")
     return service
+
+
+def _show(lines: Iterable[str]) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a mark can do without it
+    for line in lines:
+        click.echo(line)
 
 
 def _use_dev_engines(data_dir: Path) -> None:

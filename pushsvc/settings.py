@@ -67,6 +67,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     max_jobs: int = Field(10, ge=1)
     executor_concurrency: int = Field(4, ge=1)
     store_connections: int = Field(4, ge=2)
+    # How many run in all, on every machine: what they may open together is checked at start.
+    web_processes: int = Field(1, ge=0)
+    worker_processes: int = Field(1, ge=0)
     lease: Seconds = 8.0
     poll: Seconds = 0.5
     drain: Seconds = 10.0
@@ -131,6 +134,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
                 f"{PREFIX}{name.upper()} is not set; set it, or use `pushsvc dev`, which brings engines of its own"
             )
         return value.get_secret_value()
+
+    @property
+    def endpoint_connections(self) -> int:
+        """How many endpoints of a web process may have a connection of their own at a time: five, unless
+        `max_jobs` is less. The queries of others wait for the executor."""
+        return min(self.max_jobs, 5)
 
     @property
     def bus(self) -> str:

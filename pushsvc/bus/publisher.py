@@ -95,6 +95,10 @@ class Publisher:
             return None
         return value if isinstance(value, bytes) else None
 
+    async def forget_progress(self, job: str) -> None:
+        """Drop the snapshot. Raises what FAULTS lists when Redis is away."""
+        await self._redis.delete(_progress_key(job))
+
     async def cancel(self, job: str) -> None:
         """Ask whichever worker runs the job to stop it now; it also learns so when it renews its lease."""
         await self._batch([(CANCEL_TOPIC, job.encode())])

@@ -6,13 +6,14 @@ only one worker gets it. `arq.jobs.Job(...).status()` and `.result()` read these
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from arq.constants import default_queue_name
+from arq.constants import default_queue_name, result_key_prefix
 from arq.constants import expires_extra_ms as definition_ttl_ms
 from arq.jobs import serialize_job, serialize_result
 
@@ -21,6 +22,12 @@ from .connection import RedisClient
 
 RESULT_TTL_MS = 60_000
 """How long arq's own short result stays; the real one is in PostgreSQL."""
+
+
+PROBE_EVERY = 0.002
+"""Seconds between two looks at whether a token is still there."""
+GIVEN_BACK_WITHIN = 0.02
+"""Seconds in which a worker that had just become full gives back a token."""
 
 
 def now_ms() -> int:
@@ -116,6 +123,33 @@ class Queue:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.rpush(self._wake, token)
         await pipeline.execute()
+
+    async def taken(self, token: str, timeout: float) -> float | None:
+        """Leave a token that names no job, and wait up to `timeout` seconds for a worker that takes it.
+
+        In how many seconds it was taken; None if no worker had room. The token never stays.
+        """
+        begun = time.monotonic()
+        await self.wake(token)
+        try:
+            while (now := time.monotonic()) < begun + timeout:
+                gone = not await self._waits(token)
+                await asyncio.sleep(GIVEN_BACK_WITHIN if gone else PROBE_EVERY)
+                if gone and not await self._waits(token):
+                    return now - begun
+            return None
+        finally:
+            # No job waits the longer for it: a worker that gets room looks at the queue by itself.
+            await self._redis.execute_command("LREM", self._wake, 0, token)  # type: ignore[no-untyped-call]
+
+    async def _waits(self, token: str) -> bool:
+        place = await self._redis.execute_command("LPOS", self._wake, token)  # type: ignore[no-untyped-call]
+        return place is not None
+
+    async def forget(self, jobs: Sequence[str]) -> None:
+        """Take jobs off the queue as if they had never been on it; not for one that is running."""
+        await self.finish([(job, b"") for job in jobs])
+        await self._redis.delete(*(result_key_prefix + job for job in jobs))
 
     def result_of(self, job: str, name: str, success: bool, href: str) -> bytes:
         """What arq's `Job.result()` answers: not the result itself, which Redis need not hold, but its link."""

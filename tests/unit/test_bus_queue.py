@@ -282,3 +282,19 @@ async def test_two_queues_do_not_mix(kit: Kit) -> None:
     assert (await kit.queue.claim(1, 60, "w")).ids == []
     assert not await kit.queue.token(0.01)
     assert await soon(other.token(5))
+
+
+async def test_a_token_that_names_no_job_tells_whether_a_worker_has_room(kit: Kit) -> None:
+    taking = asyncio.create_task(kit.queue.taken("probe", 5))
+    assert await kit.queue.token(5) == "probe"
+    assert (await soon(taking) or 0) > 0
+    assert await kit.queue.taken("probe", 0.05) is None
+    assert await tokens(kit) == 0
+
+
+async def test_a_forgotten_job_leaves_neither_its_place_nor_a_result(kit: Kit) -> None:
+    jobs = [due(-0.01), due(30)]
+    await kit.queue.enqueue(jobs)
+    await kit.queue.finish([(jobs[0].id, kit.queue.result_of(jobs[0].id, "report", True, "/v1"))])
+    await kit.queue.forget([job.id for job in jobs])
+    assert await kit.redis.keys("arq:*") == [f"{kit.queue.name}:wake".encode()]

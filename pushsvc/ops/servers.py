@@ -1,0 +1,206 @@
+"""What the PostgreSQL servers take, read from them, and the refusal to start where that is too little."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import asyncpg
+from sqlalchemy import make_url
+
+from ..errors import BudgetError, SettingsError
+from ..settings import PREFIX, Settings
+from ..store import Postgres
+from .budget import Allotment, Limit, deployment
+
+logger = logging.getLogger(__name__)
+
+STORE = "the service's tables"
+"""Stands among the names of databases for where the service keeps its own tables."""
+
+COUNTED = f"How many run in all is what {PREFIX}WEB_PROCESSES and {PREFIX}WORKER_PROCESSES say."
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds for one server to answer."""
+
+# When a server was started tells it from all others, whichever way it is reached: to the microsecond, and
+# everybody may read it. The system identifier would not do, as a standby has that of its primary.
+LIMITS = """
+SELECT session_user::text AS role, current_database()::text AS database, pg_backend_pid() AS pid,
+    current_setting('server_version') AS version,
+    current_setting('port') || '/' || extract(epoch FROM pg_postmaster_start_time())::text AS server,
+    current_setting('max_connections')::int AS max_connections,
+    current_setting('superuser_reserved_connections')::int
+        + coalesce(current_setting('reserved_connections', true), '0')::int AS reserved,
+    CASE WHEN r.rolsuper THEN -1 ELSE r.rolconnlimit END AS role_limit,
+    CASE WHEN r.rolsuper THEN -1 ELSE d.datconnlimit END AS database_limit
+FROM pg_roles r, pg_database d WHERE r.rolname = session_user AND d.datname = current_database()
+"""
+
+
+class Connection(Protocol):
+    """What is asked of a connection, of a pool or not."""
+
+    async def fetch(self, query: str, *args: object) -> list[Any]: ...
+
+    async def fetchrow(self, query: str, *args: object) -> Any: ...
+
+    async def fetchval(self, query: str, *args: object) -> Any: ...
+
+    def get_server_pid(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What one server takes, from where one of our connections stands. A limit of -1 is none.
+
+    `server` is the same for every connection to the same server. `pooled`: a pooler such as PgBouncer is in
+    between, so that what the server takes says nothing about our connections, which the pooler takes.
+    """
+
+    server: str
+    version: str
+    role: str
+    database: str
+    max_connections: int
+    reserved: int
+    role_limit: int
+    database_limit: int
+    pooled: bool = False
+
+
+async def read_limits(connection: Connection) -> ServerLimits:
+    """What the server takes, in one query. Raises asyncpg's errors where it can't be read."""
+    row = await connection.fetchrow(LIMITS)
+    if row is None:
+        raise asyncpg.UndefinedObjectError("the catalog knows neither this role nor this database")
+    values = dict(row)
+    # A pooler greets with a process id of its own.
+    pooled = values.pop("pid") != connection.get_server_pid()
+    return ServerLimits(pooled=pooled, **values)
+
+
+def allotments(settings: Settings, limits: Mapping[str, ServerLimits]) -> list[Allotment]:
+    """What the deployment may open under each limit there is: of each server, role and database.
+
+    `limits` has them by the database's name, STORE among them; those behind a pooler are left out.
+    """
+    direct = {name: found for name, found in limits.items() if not found.pooled}
+    groups: dict[tuple[str, ...], tuple[Limit, list[str]]] = {}
+    for name, found in direct.items():
+        for key, limit in _limits(found):
+            groups.setdefault(key, (limit, []))[1].append(name)
+    return [
+        Allotment(
+            limit=replace(limit, name=limit.name.format(databases=", ".join(names))),
+            processes=deployment(settings),
+            databases=tuple(name for name in names if name != STORE),
+            store=STORE in names,
+        )
+        for limit, names in groups.values()
+    ]
+
+
+def _limits(found: ServerLimits) -> Iterable[tuple[tuple[str, ...], Limit]]:
+    usable = max(found.max_connections - found.reserved, 0)
+    raised_by = "raise max_connections to {n} (postgresql.conf; it takes a restart of the server)"
+    reserved = found.max_connections - usable
+    yield ("server", found.server), Limit("the server ({databases})", usable, raised_by, reserved)
+    if found.role_limit >= 0:
+        name, quoted = _formatless(f"role {found.role}"), _formatless(_quoted(found.role))
+        raised_by = f"ALTER ROLE {quoted} CONNECTION LIMIT {{n}}"
+        yield ("role", found.server, found.role), Limit(name, found.role_limit, raised_by)
+    if found.database_limit >= 0:
+        name, quoted = _formatless(f"database {found.database}"), _formatless(_quoted(found.database))
+        raised_by = f"ALTER DATABASE {quoted} CONNECTION LIMIT {{n}}"
+        yield ("database", found.server, found.database), Limit(name, found.database_limit, raised_by)
+
+
+def _quoted(name: str) -> str:
+    """The name as SQL takes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _formatless(text: str) -> str:
+    """The text such that `str.format` leaves it as it is."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+# The check at start -------------------------------------------------------------------------------
+
+
+async def check_budget(settings: Settings, postgres: Postgres, store_url: str, urls: Mapping[str, str]) -> None:
+    """Refuse to start where all processes together may open more connections than a server takes.
+
+    `urls` are those of the databases that jobs query, by name. One query for each different URL, the store's
+    on a connection that it has open already. Where a limit can't be read, the log says so, and nothing is
+    refused. Raises BudgetError, with the arithmetic and what would fit.
+    """
+    asked = list(dict.fromkeys([store_url, *urls.values()]))
+    answers = await asyncio.gather(*(_read(postgres if url == store_url else None, url) for url in asked))
+    found = dict(zip(asked, answers, strict=True))
+    named = {**urls, STORE: store_url}
+    for url, answer in found.items():
+        names = ", ".join(name for name, its in named.items() if its == url)
+        if isinstance(answer, Exception):
+            logger.warning("connections are not budgeted for %s: %s", names, type(answer).__name__)
+        elif answer.pooled:
+            logger.info("connections are not budgeted for %s: there is a pooler in front of the server", names)
+    limits = {name: found[url] for name, url in named.items()}
+    readable = {name: answer for name, answer in limits.items() if isinstance(answer, ServerLimits)}
+    if over := [each for each in allotments(settings, readable) if not each.fits]:
+        raise BudgetError("\n".join([*map(refusal, over), COUNTED]))
+
+
+def refusal(allotment: Allotment) -> str:
+    """The arithmetic, the limit, and what to do."""
+    ways = "\n".join(f"  - {way}" for way in allotment.ways_out())
+    return f"all processes together may open {allotment}.\nOne of these makes it fit:\n{ways}"
+
+
+async def _read(postgres: Postgres | None, url: str) -> ServerLimits | Exception:
+    async def once(pool: asyncpg.Pool[asyncpg.Record]) -> ServerLimits:
+        async with pool.acquire() as connection:
+            return await read_limits(connection)
+
+    try:
+        if postgres is not None:
+            return await postgres.run(once)
+        async with connected(url) as connection:
+            return await read_limits(connection)
+    except Exception as error:
+        return error
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection for a moment, that works through a pooler too: in one transaction, with nothing prepared
+    beyond it. Raises asyncpg's errors, OSError, or SettingsError for a URL that is not PostgreSQL's."""
+    connection = await asyncpg.connect(
+        _plain(url),
+        timeout=CONNECT_TIMEOUT,
+        command_timeout=30,
+        statement_cache_size=0,
+        server_settings={"application_name": "pushsvc"},
+    )
+    try:
+        async with connection.transaction(readonly=True):
+            yield connection
+    finally:
+        await connection.close(timeout=CONNECT_TIMEOUT)
+
+
+def _plain(url: str) -> str:
+    """The URL as asyncpg takes it, of any that SQLAlchemy takes."""
+    try:
+        parsed = make_url(url)
+    except Exception:
+        raise SettingsError("the database URL does not parse") from None
+    query = dict(parsed.query)
+    if "ssl" in query:
+        query["sslmode"] = query.pop("ssl")
+    return parsed.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
