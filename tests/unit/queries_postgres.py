@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from pushsvc.queries import Database, DatabasePool
 
-from .queries_support import TABLES, Server, until
+from .queries_support import CREW_TABLES, TABLES, Server, until
 
 
 @pytest_asyncio.fixture
@@ -51,3 +51,9 @@ async def db(pool: DatabasePool) -> AsyncIterator[Database]:
 async def flights(server: Server) -> None:
     """The tables of `Airport` and `Flight`, with five flights."""
     await server.connection.execute(TABLES)
+
+
+@pytest_asyncio.fixture
+async def crew(flights: None, server: Server) -> None:
+    """All tables."""
+    await server.connection.execute(CREW_TABLES)

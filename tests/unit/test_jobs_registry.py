@@ -7,6 +7,7 @@ import enum
 import functools
 import json
 import math
+import secrets
 import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -21,6 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool
 
 from pushsvc import JobContext, Service
+from pushsvc.domain import Json
 from pushsvc.errors import InvalidParams, JobFailed, SettingsError, UnknownJob
 from pushsvc.jobs import JobSpec, params_model
 from pushsvc.jobs.results import encode, success
@@ -305,6 +307,49 @@ def test_a_generator_that_raises_fails_the_job() -> None:
 
     with pytest.raises((JobFailed, ZeroDivisionError)):
         encode(broken(), LIMIT)
+
+
+READY = b'[ {"a": 1.50, "a": 2},\n "\xc3\xbc \\u00fc" ]'
+"""JSON as nobody here would write it: spaces, a trailing zero, a name twice, one letter in two ways."""
+
+
+def test_json_that_is_ready_goes_in_byte_by_byte_wherever_it_stands() -> None:
+    ready, empty = Json(READY), Json(b"[]")
+    assert encode(ready, LIMIT) == READY
+    assert encode([ready], LIMIT) == b"[" + READY + b"]"
+    assert encode({"rows": ready}, LIMIT) == b'{"rows":' + READY + b"}"
+    assert encode((ready, ready, empty), LIMIT) == b"[" + READY + b"," + READY + b",[]]"
+    assert encode((part for part in (empty, ready)), LIMIT) == b"[[]," + READY + b"]"
+    assert encode({"a": {"b": [1, {"c": ready}]}, "d": [empty, 2, ready]}, LIMIT) == (
+        b'{"a":{"b":[1,{"c":' + READY + b'}]},"d":[[],2,' + READY + b"]}"
+    )
+    assert encode(Pair(1, [empty, ready]), LIMIT) == b'{"left":1,"right":[[],' + READY + b"]}"
+
+
+@pytest.mark.parametrize("text", ['"', "\\", '","', '{"a":1}', "[]", "null", "\x00", "0" * 32, READY.decode(), "€🛫"])
+def test_json_that_is_ready_stands_beside_texts_that_look_like_anything(text: str) -> None:
+    ready = Json(READY)
+    written = encode({text: [text, ready, text], "last": ready}, LIMIT)
+    around = json.dumps(text, ensure_ascii=False).encode()
+    assert written == b"{" + around + b":[" + around + b"," + READY + b"," + around + b'],"last":' + READY + b"}"
+
+
+def test_a_text_can_not_pass_for_json_that_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def remembered(size: int) -> str:
+        seen.append(secrets.token_bytes(size).hex())
+        return seen[-1]
+
+    monkeypatch.setattr("pushsvc.jobs.results.secrets.token_hex", remembered)
+    encode(Json(READY), LIMIT)
+    assert encode([*seen, Json(b"1")], LIMIT) == f'["{seen[0]}",1]'.encode()
+
+
+def test_json_that_is_ready_counts_for_the_limit() -> None:
+    assert encode([Json(b"12345678")], 10) == b"[12345678]"
+    with pytest.raises(JobFailed, match="11 bytes; PUSHSVC_RESULT_LIMIT is 10"):
+        encode([Json(b"123456789")], 10)
 
 
 async def test_rows_of_a_query_are_objects_by_column(postgres_url: str) -> None:

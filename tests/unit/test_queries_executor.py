@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from pushsvc.errors import QueryCancelled, QueryError, SettingsError, Unavailable
 from pushsvc.queries import Database, DatabasePool, Promise, QueryRecord
-from pushsvc.queries.connections import async_url, sql_comment
+from pushsvc.queries.comment import SqlComment
+from pushsvc.queries.engine import async_url
 
 from .queries_support import Server, behind, until
 
@@ -58,7 +59,7 @@ async def test_the_server_never_sees_more_queries_or_connections_than_the_bound(
     finally:
         await pool.close()
     assert max(seen) <= 5
-    assert max(connected) <= 5 == pool.connections
+    assert max(connected) <= 5 == pool.size
 
 
 async def test_jobs_take_turns_on_the_executor(postgres_url: str, server: Server) -> None:
@@ -75,8 +76,8 @@ async def test_jobs_take_turns_on_the_executor(postgres_url: str, server: Server
     greedy, modest = watch("greedy"), watch("modest")
     async with server.gate(1):
         blocker = greedy.load_async(behind(1))
-        promises = [greedy.load_async(ONE) for _ in range(2)]
-        promises += [modest.load_async(ONE) for _ in range(2)]
+        promises = [greedy.load_async(select(literal(n))) for n in range(2)]
+        promises += [modest.load_async(select(literal(n))) for n in range(2)]
         await server.until_running(1)
         blocker.cancel()
         await until(lambda: all(promise.status == "complete" for promise in promises))
@@ -181,7 +182,7 @@ async def test_fifty_queries_cancelled_at_any_moment_leave_nothing_behind(pool: 
             assert pool.active == 0
         answers = [pool.database(owner=f"after-{n}").load_async(select(literal(n))) for n in range(20)]
         assert [await answer for answer in answers] == [[n] for n in range(20)]
-        assert await server.connections() <= pool.connections
+        assert await server.connections() <= pool.size
 
 
 async def test_a_query_cancelled_while_it_connects_gives_its_connection_back(
@@ -265,11 +266,15 @@ async def test_the_server_sees_the_jobs_name_in_front_of_each_query(pool: Databa
     assert query.startswith("/*job='airport_report',job_id='x%27%2A%2F%3B%20DROP%20TABLE%20t%3B%20%2F%2A'*/ SELECT")
 
 
-async def test_no_prepared_statement_outlives_its_query(db: Database) -> None:
-    for _ in range(3):
-        await db.load_async(ONE)
-    count = select(func.count()).select_from(text("pg_prepared_statements"))
-    assert await db.load_async(count) == [0]
+async def test_only_a_text_that_comes_again_stays_prepared(db: Database) -> None:
+    for number in range(4):
+        await db.load_async(select(literal(number), *(literal(n) for n in range(number))))
+    prepared = text("SELECT statement FROM pg_prepared_statements")
+    assert await db.async_find_by_sql(prepared) == []
+    for number in range(4):
+        await db.load_async(select(literal(number)))
+    [statement] = await db.async_find_by_sql(prepared)
+    assert "$1::INTEGER" in statement
 
 
 async def test_an_observer_that_fails_disturbs_nothing(pool: DatabasePool, caplog: pytest.LogCaptureFixture) -> None:
@@ -344,5 +349,25 @@ def test_another_url_is_refused_without_showing_it(url: str) -> None:
     assert "secret" not in str(raised.value)
 
 
-def test_a_comment_without_tags_is_nothing() -> None:
-    assert sql_comment({}) == ""
+@pytest.mark.parametrize(
+    ("sql", "commented"),
+    [
+        ("SELECT 1", "/*job='a',id='b'*/ SELECT /*job='a'*/ 1"),
+        ("\n (SELECT 1) UNION (SELECT 2)", "/*job='a',id='b'*/ \n (SELECT /*job='a'*/ 1) UNION (SELECT 2)"),
+        ("WITH x AS (SELECT 1) SELECT 2", "/*job='a',id='b'*/ WITH /*job='a'*/ x AS (SELECT 1) SELECT 2"),
+        ("-- mine\nSELECT 1", "/*job='a',id='b'*/ -- mine\nSELECT 1"),
+    ],
+)
+def test_a_comment_stands_in_front_and_after_the_first_word(sql: str, commented: str) -> None:
+    assert SqlComment({"job": "a", "id": "b"}).on(sql) == commented
+    assert SqlComment({}).on(sql) == sql
+
+
+async def test_a_query_leads_back_to_its_job_from_the_servers_statistics(pool: DatabasePool, server: Server) -> None:
+    await server.fetch("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+    await server.fetch("SELECT pg_stat_statements_reset()")
+    async with pool.database(owner="j", tags={"job": "counted", "job_id": "1"}) as db:
+        for number in range(3):
+            assert await db.load_async(select(literal(number, type_=Integer), func.lower("X"))) == [(number, "x")]
+    rows = await server.fetch("SELECT query, calls FROM pg_stat_statements WHERE query LIKE '%lower(%' AND calls > 1")
+    assert [(row["calls"], "/*job='counted'*/" in row["query"]) for row in rows] == [(3, True)]

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from sqlalchemy import func, literal, select
+from sqlalchemy import bindparam, func, literal, select
 from sqlalchemy.exc import DBAPIError
 
-from pushsvc.errors import QueryCancelled
-from pushsvc.queries import Database, DatabasePool
+from pushsvc.errors import QueryCancelled, QueryError, RecordNotFound
+from pushsvc.queries import Database, DatabasePool, Promise
 
-from .queries_support import Server, behind, until
+from .queries_support import Airport, Flight, Server, behind, until
 
 pytest_plugins = ["tests.unit.queries_postgres"]
+pytestmark = pytest.mark.usefixtures("flights")
 
 ONE = select(literal(1))
 WRONG = select(literal(1) / literal(0))
@@ -124,6 +127,60 @@ async def test_an_error_is_raised_at_every_await_as_it_is(db: Database) -> None:
     with pytest.raises(DBAPIError, match="division by zero"):
         await derived
     assert (derived.status, db.queries[0].status) == ("failed", "failed")
+
+
+async def test_the_traceback_of_an_error_is_the_same_at_every_await(db: Database) -> None:
+    promise = db.load_async(WRONG)
+    derived = promise.then(len)
+
+    async def depth(awaited: Any) -> int:
+        with pytest.raises(DBAPIError) as raised:
+            await awaited
+        return len(raised.traceback)
+
+    assert len({await depth(promise) for _ in range(5)}) == 1
+    assert len({await depth(derived) for _ in range(5)}) == 1
+    assert await depth(promise) <= await depth(derived)
+
+
+def here() -> str:
+    frame = sys._getframe(1)
+    return f"asked for in {frame.f_code.co_qualname}, {__file__}:{frame.f_lineno}"
+
+
+async def test_an_error_says_where_its_query_was_asked_for(db: Database) -> None:
+    promise, line = db.load_async(WRONG), here()
+    same = db.load_async(WRONG)
+    derived = promise.then(len)
+    for awaited in (promise, derived, same, promise):
+        with pytest.raises(DBAPIError) as raised:
+            await awaited
+        assert raised.value.__notes__ == [f"SQL Load, {line}"]
+    missing, line = db.async_find(Flight, 99), here()
+    with pytest.raises(RecordNotFound) as not_found:
+        await missing
+    assert not_found.value.__notes__ == [f"Flight Load, {line}"]
+
+
+async def test_an_error_in_a_thread_says_where_its_query_was_asked_for(db: Database) -> None:
+    lines = []
+
+    def job() -> Any:
+        promise, line = db.async_sum(select(literal(1) / literal(0))), here()
+        lines.append(line)
+        return promise.value()
+
+    with pytest.raises(DBAPIError) as raised:
+        await asyncio.to_thread(job)
+    assert raised.value.__notes__ == [f"SQL Sum, {lines[0]}"]
+
+
+async def test_an_error_of_what_is_related_says_where_the_rows_were_asked_for(db: Database, server: Server) -> None:
+    await server.fetch("DROP TABLE queries_flights")
+    promise, line = db.load_async(Airport, preload=[Airport.flights]), here()
+    with pytest.raises(DBAPIError) as raised:
+        await promise
+    assert raised.value.__notes__ == [f"Airport flights Preload, {line}"]
 
 
 async def test_an_error_in_then_is_raised_at_its_await_only(db: Database) -> None:
@@ -243,3 +300,214 @@ async def test_a_job_that_ends_is_told_which_queries_it_never_awaited(
         await db.close()  # again: nothing more happens
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == ["SQL Load was never awaited by the end of the job; it was cancelled"]
+
+
+# Awaiting with asyncio's own tools
+
+
+async def test_promises_go_into_gather_wait_for_shield_and_task_groups(db: Database) -> None:
+    def ask(number: int) -> Promise[list[int]]:
+        return db.load_async(select(literal(number)))
+
+    async def first(promise: Promise[list[int]]) -> int:
+        return (await promise)[0]
+
+    assert list(await asyncio.gather(ask(1), ask(2), first(ask(3)))) == [[1], [2], 3]
+    assert await asyncio.wait_for(ask(4), 20) == [4]
+    assert await asyncio.shield(ask(5)) == [5]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(first(ask(number))) for number in (6, 7)]
+    assert [task.result() for task in tasks] == [6, 7]
+    failed = await asyncio.gather(ask(8), db.load_async(WRONG), return_exceptions=True)
+    assert failed[0] == [8]
+    assert isinstance(failed[1], DBAPIError)
+
+
+async def test_wait_for_stops_the_query_when_its_time_is_up(db: Database, server: Server) -> None:
+    async with server.gate(1):
+        promise = db.load_async(behind(1))
+        await server.until_running(1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(promise, 0.01)
+        assert promise.status == "cancelled"
+        await server.until_running(0)
+    with pytest.raises(QueryCancelled):
+        await promise
+
+
+async def test_the_last_of_several_tasks_that_gives_up_stops_the_query(db: Database, server: Server) -> None:
+    async with server.gate(1):
+        promise = db.load_async(behind(1))
+        tasks = [asyncio.ensure_future(promise) for _ in range(3)]
+        await server.until_running(1)
+        for task in tasks[:2]:
+            task.cancel()
+        await asyncio.wait(tasks[:2])
+        assert promise.status == "running"
+        tasks[2].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[2]
+        await server.until_running(0)
+
+
+async def test_what_builds_on_a_promise_goes_with_it_but_not_it_with_that(db: Database, server: Server) -> None:
+    async with server.gate(1) as open_gate:
+        promise = db.load_async(behind(1, 3))
+        unwanted, wanted = promise.then(len), promise.then(sum)
+        await server.until_running(1)
+        assert unwanted.cancel()
+        assert (unwanted.status, promise.status) == ("cancelled", "running")
+        await open_gate()
+        assert await wanted == 3
+    async with server.gate(1):
+        promise = db.load_async(behind(1, 4))
+        derived = promise.then(len).then(str)
+        waiting = asyncio.ensure_future(derived)
+        await server.until_running(1)
+        promise.cancel()
+        with pytest.raises(QueryCancelled):
+            await waiting
+        assert derived.status == "cancelled"
+
+
+async def test_then_may_make_a_promise_of_another_query(db: Database) -> None:
+    def next_query(rows: list[int]) -> Promise[list[int]]:
+        return db.load_async(select(literal(rows[0] + 1)))
+
+    promise = db.load_async(select(literal(1)))
+    for _ in range(4):
+        promise = promise.then(next_query)
+    assert await promise == [5]
+
+
+# Values that depend on the context
+
+
+@pytest.mark.parametrize("form", ["executor", "foreground", "inline", "transaction", "entity"])
+async def test_values_are_those_of_the_context_in_which_it_was_asked(
+    pool: DatabasePool, server: Server, form: str
+) -> None:
+    origin: ContextVar[str] = ContextVar("origin", default="nowhere")
+    chosen = Flight.origin == bindparam("origin", callable_=origin.get)
+    statement: Any = select(Flight if form == "entity" else Flight.id).where(chosen).order_by(Flight.id)
+
+    async def ask(db: Database) -> list[list[int]]:
+        asked = []
+        # The first of a shape, and later ones, which may be bound at once.
+        for code in ("JFK", "EWR", "JFK"):
+            origin.set(code)
+            asked.append(db.load_async(statement))
+        origin.set("nowhere")
+        return [[getattr(row, "id", row) for row in await promise] for promise in asked]
+
+    expected = [[1, 2, 3], [4, 5], [1, 2, 3]]
+    async with pool.database(owner="job", inline=form == "inline") as db:
+        if form == "foreground":
+            async with server.gate(1):
+                blocked = [db.load_async(behind(1)) for _ in range(4)]
+                assert await ask(db) == expected
+                assert db.queries[-1].mode == "foreground"
+                for promise in blocked:
+                    promise.cancel()
+        elif form == "transaction":
+            async with db.transaction():
+                assert await ask(db) == expected
+        else:
+            assert await ask(db) == expected
+        # Again, with a connection and a cache that know the shape.
+        assert await ask(db) == expected
+
+
+# Jobs that run in a thread
+
+
+async def test_a_job_in_a_thread_asks_and_reads_its_answers_by_value(db: Database) -> None:
+    def job() -> dict[str, Any]:
+        number, airports = db.async_count(Flight), db.load_async(Airport, preload=[Airport.flights])
+        missing = db.async_find(Flight, 99)
+        jfk = db.async_find(Airport, "JFK").value()
+        found: dict[str, Any] = {
+            "number": number.value(),
+            "again": number.value(),
+            "never": db.async_count(Flight, where=Flight.id.in_([])).value(),
+            "then": number.then(lambda count: count * 2).value(),
+            "preloaded": {airport.code: len(airport.flights) for airport in airports.value()},
+            "related": [flight.id for flight in db.load_async(Airport.flights, of=jfk).value()],
+            "more": [len(airport.flights) for airport in db.preload_async([jfk], Airport.flights).value()],
+        }
+        with pytest.raises(RecordNotFound):
+            missing.value()
+        with pytest.raises(QueryError, match="say which columns"):
+            db.async_pluck(Flight)
+        return found
+
+    assert await asyncio.to_thread(job) == {
+        "number": 5,
+        "again": 5,
+        "never": 0,
+        "then": 10,
+        "preloaded": {"EWR": 2, "JFK": 3, "LGA": 0},
+        "related": [1, 2, 3],
+        "more": [3],
+    }
+
+
+async def test_value_waits_for_a_running_query_and_takes_one_that_has_not_started(
+    db: Database, server: Server
+) -> None:
+    async with server.gate(1) as open_gate:
+        running = [db.load_async(behind(1, n)) for n in range(4)]
+        pending = db.load_async(ONE)
+        await server.until_running(4)
+        assert await asyncio.to_thread(pending.value) == [1]
+        assert db.queries[4].reason == "not_started"
+        waiting = asyncio.ensure_future(asyncio.to_thread(running[3].value))
+        await until(lambda: running[3].awaited)
+        await open_gate()
+        assert await waiting == [3]
+
+
+async def test_value_gives_up_waiting_after_its_timeout_but_the_query_goes_on(db: Database, server: Server) -> None:
+    async with server.gate(1) as open_gate:
+        promise = db.load_async(behind(1, 6))
+        await server.until_running(1)
+        with pytest.raises(TimeoutError):
+            await asyncio.to_thread(promise.value, 0.01)
+        assert promise.status == "running"
+        await open_gate()
+        assert await asyncio.to_thread(promise.value, 20) == [6]
+
+
+async def test_value_raises_what_an_await_would(db: Database, server: Server) -> None:
+    with pytest.raises(DBAPIError, match="division by zero"):
+        await asyncio.to_thread(db.load_async(WRONG).value)
+    async with server.gate(1):
+        promise = db.load_async(behind(1))
+        waiting = asyncio.ensure_future(asyncio.to_thread(promise.value))
+        await until(lambda: promise.awaited)
+        promise.cancel("enough")
+        with pytest.raises(QueryCancelled, match="enough"):
+            await waiting
+
+
+async def test_value_is_refused_where_it_would_stop_the_event_loop(db: Database) -> None:
+    promise = db.load_async(ONE)
+    with pytest.raises(QueryError, match="await the promise instead"):
+        promise.value()
+    assert await promise == [1]
+    with pytest.raises(QueryError, match="await the promise instead"):
+        promise.value()
+
+
+async def test_a_thread_may_cancel_a_promise(db: Database, server: Server) -> None:
+    # In debug mode a loop refuses what is not meant for other threads.
+    asyncio.get_running_loop().set_debug(True)
+    async with server.gate(1):
+        promise = db.load_async(behind(1))
+        waiting = asyncio.ensure_future(promise)
+        await server.until_running(1)
+        assert await asyncio.to_thread(promise.cancel, "no longer needed") is True
+        assert await asyncio.to_thread(promise.cancel) is False
+        with pytest.raises(QueryCancelled, match="no longer needed"):
+            await waiting
+        await server.until_running(0)
