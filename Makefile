@@ -36,6 +36,7 @@ chromium:
 
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.queries
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import io
 import json
@@ -279,6 +280,9 @@ def _load_service(target: str) -> Service:
     service = getattr(module, attribute or "service", None)
     if not isinstance(service, Service):
         raise SettingsError(f"{target!r} is not a Service; a target looks like myapp.jobs:service")
+    # What has been imported stays: no collection need ever look at it again.
+    gc.collect()
+    gc.freeze()
     return service
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar, overload
 
 from sqlalchemy import ColumnElement, exists, func, literal_column, select
@@ -193,5 +194,11 @@ def _counted(source: Any) -> Any:
     if is_column(source):
         return select(func.count(source))
     if is_entity(source):
-        return select(func.count()).select_from(source)
+        return _all_counted(source)
     raise QueryError(f"can't count {source!r}: it is no entity, column or select()")
+
+
+@lru_cache(256)
+def _all_counted(entity: Any) -> Any:
+    """Making the statement takes longer than narrowing it, and there are few entities."""
+    return select(func.count()).select_from(entity)

@@ -39,11 +39,12 @@ class Link:
     by `command` only: SQLAlchemy takes it for autocommit.
     """
 
-    __slots__ = ("_connection", "_driver")
+    __slots__ = ("_connection", "_driver", "_spoiled")
 
     def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection[Any]) -> None:
         self._connection = connection
         self._driver = driver
+        self._spoiled = False
 
     @classmethod
     async def open(cls, engine: AsyncEngine) -> Link:
@@ -58,7 +59,7 @@ class Link:
     @property
     def usable(self) -> bool:
         """Whether it may serve another query."""
-        return not (self._connection.invalidated or self._connection.closed or self._driver.is_closed())
+        return not (self._spoiled or self._driver.is_closed())
 
     async def ask(self, question: Question[Any], comment: SqlComment) -> list[Any]:
         """The rows, which need the connection no longer. Raises what SQLAlchemy would."""
@@ -79,7 +80,11 @@ class Link:
             connection.execution_options(**{COMMENT: comment})
             return work(connection)
 
-        return await self._connection.run_sync(run)
+        try:
+            return await self._connection.run_sync(run)
+        finally:
+            # SQLAlchemy gives up a connection on which a query was cancelled.
+            self._spoiled = self._connection.invalidated or self._connection.closed
 
     async def command(self, sql: str) -> None:
         """Run commands without parameters or answer, such as BEGIN; several in one trip, with `;` between."""

@@ -37,7 +37,17 @@ volatile.
 _TEXTS = ("_prefixes", "_suffixes", "_statement_hints")
 """Where a statement may have SQL of the author's own, such as a lock, that is not found by iterating."""
 
-_stable: LRUCache[Hashable, bool] = LRUCache(1000)
+
+class _Shape:
+    """Stands for all statements that differ in their arguments only: their common key takes long to hash."""
+
+    __slots__ = ("stable",)
+
+    def __init__(self, statement: Any) -> None:
+        self.stable = only_reads(statement) and all(map(_part_is_stable, iterate(statement)))
+
+
+_shapes: LRUCache[Hashable, _Shape] = LRUCache(1000)
 
 
 def key_of(question: Question[Any]) -> Hashable | None:
@@ -50,21 +60,17 @@ def key_of(question: Question[Any]) -> Hashable | None:
     # Options of execution are not in the key, and may say which schema is asked.
     if cache_key is None or question.statement.get_execution_options():
         return None
-    text = cache_key.key
-    arguments = [bind.effective_value for bind in cache_key.bindparams]
     try:
-        key = (text, tuple(map(_comparable, arguments)))
-        stable = _stable.get(text)
-        if stable is None:
-            stable = _stable[text] = _is_stable(question.statement)
-        hash(key)
+        shape = _shapes.get(cache_key.key)
+        if shape is None:
+            shape = _shapes[cache_key.key] = _Shape(question.statement)
+        if not shape.stable:
+            return None
+        arguments = tuple([_comparable(bind.effective_value) for bind in cache_key.bindparams])
+        hash(arguments)
     except TypeError:
         return None
-    return key if stable else None
-
-
-def _is_stable(statement: Any) -> bool:
-    return only_reads(statement) and all(map(_part_is_stable, iterate(statement)))
+    return shape, arguments
 
 
 def _part_is_stable(part: Any) -> bool:

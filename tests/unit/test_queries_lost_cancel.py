@@ -16,6 +16,11 @@ from .queries_support import Server, behind, until
 pytest_plugins = ["tests.unit.queries_postgres"]
 
 
+def is_here(pid: int) -> bool:
+    """Whether the process is on this machine, and can be looked at."""
+    return Path(f"/proc/{pid}/status").exists()
+
+
 def pending_signals(pid: int) -> int:
     """The signals that wait for a process, as bits; those sent to the process, not to one thread of it."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -29,7 +34,7 @@ async def test_a_cancel_that_the_server_has_lost_is_sent_again(postgres_url: str
     for _ in range(4):
         assert await db.load_async(behind(1)) == [1]
     [backend] = await db.async_find_by_sql("SELECT pg_backend_pid()")
-    if not Path(f"/proc/{backend}/status").exists():
+    if not is_here(backend):
         pytest.skip("PostgreSQL's processes are not on this machine")
     async with server.gate(1), pool.database(owner="other") as other:
         os.kill(backend, signal.SIGSTOP)
