@@ -43,6 +43,8 @@ def encode(value: Any, limit: int) -> bytes:
         raise JobFailed(f"the job's return value has no JSON form: {error}") from error
     if ready:
         pieces = data.split(f'"{mark}"'.encode())
+        if any(piece.startswith(b":") for piece in pieces[1:]):
+            raise JobFailed("the job's return value has no JSON form: Json can't be a key")
         data = b"".join(part for pair in zip(pieces, [*ready, b""], strict=True) for part in pair)
     if len(data) > limit:
         raise JobFailed(f"the job's result has {len(data)} bytes; PUSHSVC_RESULT_LIMIT is {limit}")

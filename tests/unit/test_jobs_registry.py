@@ -289,8 +289,34 @@ def deep() -> list[Any]:
 
 @pytest.mark.parametrize(
     "value",
-    [object(), Hollow(), {"a": Hollow()}, print, b"\xff\xfe", "\ud800", {"\ud800": 1}, circle(), deep(), [Hollow()]],
-    ids=["object", "hollow", "inside", "function", "bytes", "surrogate", "key", "circle", "deep", "list"],
+    [
+        object(),
+        Hollow(),
+        {"a": Hollow()},
+        print,
+        b"\xff\xfe",
+        "\ud800",
+        {"\ud800": 1},
+        circle(),
+        deep(),
+        [Hollow()],
+        {Json(b"[1]"): 1},
+        [Json(b"1"), {"a": 1, Json(b"2"): 2}],
+    ],
+    ids=[
+        "object",
+        "hollow",
+        "inside",
+        "function",
+        "bytes",
+        "surrogate",
+        "key",
+        "circle",
+        "deep",
+        "list",
+        "json as a key",
+        "json as a later key",
+    ],
 )
 def test_what_has_no_json_form_fails_the_job_and_says_so(value: Any) -> None:
     with pytest.raises(JobFailed, match="no JSON form") as caught:
