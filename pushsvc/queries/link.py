@@ -83,7 +83,7 @@ class Link:
         try:
             return await self._connection.run_sync(run)
         finally:
-            # SQLAlchemy gives up a connection on which a query was cancelled.
+            # SQLAlchemy gives up a connection that it finds closed.
             self._spoiled = self._connection.invalidated or self._connection.closed
 
     async def command(self, sql: str) -> None:

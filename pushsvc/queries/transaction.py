@@ -294,7 +294,7 @@ class Transaction:
                 await self.pool.connections.give_back(link, rollback=True)
                 link = None
             if lost(error):
-                raise Unavailable("the database closed the connection during a transaction") from error
+                raise _unavailable() from error
             raise
         finally:
             if self._outer is not None:
@@ -314,7 +314,7 @@ class Transaction:
         except Exception as error:
             if lost(error):
                 await self.pool.connections.drop_idle()
-                raise Unavailable("the database closed the connection during a transaction") from error
+                raise _unavailable() from error
             raise
 
     async def _in_turn(self, work: Callable[[Connection], T], *, contained: bool = False) -> T:
@@ -365,8 +365,12 @@ class Transaction:
             elif not (contained and recovered):
                 self._failure = error
             if isinstance(error, Exception) and lost(error):
-                raise Unavailable("the database closed the connection during a transaction") from error
+                raise _unavailable() from error
             raise
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("the database closed the connection during a transaction")
 
 
 def _had_failed(failure: Exception) -> QueryError:
