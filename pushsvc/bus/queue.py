@@ -115,7 +115,7 @@ class Queue:
     async def token(self, timeout: float) -> str | None:
         """Wait up to `timeout` seconds for a wake-up. The token names a job that was due when it was left."""
         # redis-py's own `blpop` is typed for whole seconds only.
-        reply = await self._blocking.execute_command("BLPOP", self._wake, timeout)  # type: ignore[no-untyped-call]
+        reply = await self._blocking.execute_command("BLPOP", self._wake, timeout)  # type: ignore[no-untyped-call]  # untyped in redis
         return None if reply is None else reply[1].decode()
 
     async def wake(self, token: str = "-") -> None:
@@ -140,10 +140,10 @@ class Queue:
             return None
         finally:
             # No job waits the longer for it: a worker that gets room looks at the queue by itself.
-            await self._redis.execute_command("LREM", self._wake, 0, token)  # type: ignore[no-untyped-call]
+            await self._redis.execute_command("LREM", self._wake, 0, token)  # type: ignore[no-untyped-call]  # untyped in redis
 
     async def _waits(self, token: str) -> bool:
-        place = await self._redis.execute_command("LPOS", self._wake, token)  # type: ignore[no-untyped-call]
+        place = await self._redis.execute_command("LPOS", self._wake, token)  # type: ignore[no-untyped-call]  # untyped in redis
         return place is not None
 
     async def forget(self, jobs: Sequence[str]) -> None:

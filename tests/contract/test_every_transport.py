@@ -233,7 +233,7 @@ async def test_results_that_come_in_a_storm_reach_every_transport_once_and_in_or
             if n % 7 == 0:
                 await kit.publisher.event(finished.places, wire.event(finished.job, wire.dump(n)))
             if n % 50 == 49:
-                await kit.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")  # type: ignore[no-untyped-call]
+                await kit.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")  # type: ignore[no-untyped-call]  # untyped in redis
 
     await asyncio.gather(*(write(range(n, total, 4)) for n in range(4)))
     await kit.finish("last")
