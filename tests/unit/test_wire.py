@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from pushsvc import errors, wire
 from pushsvc.domain import Channel, Cursor, Job, JobId, JobStatus, Position, Progress
 from pushsvc.errors import BadCursor, BadFrame, PushsvcError
+from pushsvc.wire import messages
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 WHEN = datetime(2026, 11, 22, tzinfo=UTC)
@@ -86,7 +88,17 @@ def test_an_event_is_these_bytes(vector: dict[str, Any]) -> None:
     job = a_job(**vector["job"])
     event = wire.event(job, result, vector["prefix"])
     assert event.decode() == vector["bytes"]
+    messages.JobEvent.model_validate_json(event)
     assert wire.is_final(event) is json.loads(vector["bytes"])["final"] is job.status.terminal
+
+
+@pytest.mark.parametrize("vector", vectors("events", "published"), ids=lambda v: v["title"])
+def test_an_event_of_an_apps_own_is_these_bytes(vector: dict[str, Any]) -> None:
+    at = datetime.fromisoformat(vector["at"])
+    event = wire.published(vector["id"], vector["type"], at, vector["data"].encode())
+    assert event.decode() == vector["bytes"]
+    assert not wire.is_final(event)
+    messages.AppEvent.model_validate_json(event)
 
 
 @pytest.mark.parametrize("vector", vectors("server_frames", "frames"), ids=lambda v: v["make"])
@@ -114,6 +126,11 @@ def test_a_frame_of_the_servers_is_these_bytes(vector: dict[str, Any]) -> None:
         case other:
             raise AssertionError(other)
     assert made.decode() == vector["bytes"]
+    if vector.get("event") is None or len(vector["event"]) > 100:
+        SERVER_FRAME.validate_json(made)
+
+
+SERVER_FRAME: TypeAdapter[messages.ServerFrame] = TypeAdapter(messages.ServerFrame)
 
 
 def error_of(code: str) -> type[PushsvcError]:
