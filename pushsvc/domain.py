@@ -93,6 +93,11 @@ class Job:
     inline: bool = True
     result_bytes: int | None = None
     result_sha256: str | None = None
+    callback_url: str | None = field(default=None, repr=False)
+
+
+SERVICE_CALLBACK = "default"
+"""What a job's row holds for a callback URL when it is the service's: that is the operator's, and may change."""
 
 
 def timestamp(moment: datetime) -> str:
@@ -219,6 +224,23 @@ class Principal:
     channels: frozenset[str] = frozenset()
     scopes: frozenset[str] = frozenset({"submit", "read"})
     expires_at: datetime | None = None
+    issued_at: datetime | None = None
+    token_id: str | None = None
+
+    @property
+    def holder(self) -> tuple[str, str]:
+        """By what its connections and requests are counted."""
+        return self.tenant, self.subject
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """From now on a subject's tokens issued until `before` are void; or only the one whose id is `token`."""
+
+    tenant: str
+    subject: str
+    before: datetime
+    token: str | None = None
 
 
 # What is asked for --------------------------------------------------------------------------------

@@ -5,8 +5,10 @@
     ├── BudgetError            the database could not bear this many connections
     ├── RequestError           the caller's fault; nothing was changed
     │   ├── BadRequest  Unauthorized  Forbidden  NotFound  UnknownJob  InvalidParams
-    │   ├── KeyReused  AlreadyFinished  Gone  TooLarge  TooMany  BadCursor  BadFrame
-    │   └── QueueFull
+    │   ├── KeyReused  AlreadyFinished  Gone  TooLarge  BadCursor  BadFrame  BadSignature
+    │   └── TooMany
+    │       ├── TooManyConnections  TooManyChannels  TooManyDevices
+    │       └── RateLimited  QueueFull
     ├── Unavailable            PostgreSQL or Redis is away; try again
     ├── JobError               how a job ended when it did not succeed
     │   ├── JobFailed  JobTimedOut  WorkerLost  JobCancelled  JobExpired
@@ -162,6 +164,12 @@ class TooLarge(RequestError):
     close_code = 4413
 
 
+class BadSignature(RequestError):
+    """The webhook is not signed as it should be."""
+
+    code = "bad_signature"
+
+
 class TooMany(RequestError):
     """There are too many of these at once."""
 
@@ -169,6 +177,35 @@ class TooMany(RequestError):
     status = 429
     close_code = 4029
     temporary = True
+
+
+class TooManyConnections(TooMany):
+    """The principal has as many connections as it may."""
+
+    code = "too_many_connections"
+
+
+class TooManyChannels(TooMany):
+    """One connection can't hear this many channels."""
+
+    code = "too_many_channels"
+    status = 400
+    close_code = 4413
+    temporary = False
+
+
+class TooManyDevices(TooMany):
+    """The subject has as many devices as are remembered."""
+
+    code = "too_many_devices"
+    close_code = 4413
+    temporary = False
+
+
+class RateLimited(TooMany):
+    """Requests come faster than allowed."""
+
+    code = "rate_limited"
 
 
 class QueueFull(TooMany):

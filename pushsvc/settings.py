@@ -76,9 +76,18 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     queue_limit: int = Field(100_000, ge=1)
 
     retention: Seconds = 86400.0
+    channel_events: int = Field(100_000, ge=1)
+    device_retention: Seconds = 30 * 86400.0
     inline_limit: Bytes = 64 * 1024
     result_limit: Bytes = 64 * 1024**2
     sweep: Seconds = 1.0
+
+    callback_url: SecretStr | None = None
+    webhook_secrets: Annotated[tuple[SecretStr, ...], BeforeValidator(_parse_list)] = ()
+    webhook_allow: Names = ()
+    webhook_concurrency: int = Field(50, ge=1)
+    webhook_timeout: Seconds = 15.0
+    webhook_period: Seconds = 86400.0
 
     allowed_origins: Names = ()
     body_limit: Bytes = 1024**2
@@ -86,6 +95,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     cursor_limit: Bytes = 8 * 1024
     channel_limit: int = Field(100, ge=1)
     connection_limit: int = Field(100, ge=1)
+    device_limit: int = Field(100, ge=1)
+    rate_limit: float = Field(1000.0, gt=0)
     backlog_limit: Bytes = 1024**2
     hello_timeout: Seconds = 10.0
     ping: Seconds = 25.0
@@ -123,6 +134,11 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
             value = getattr(self, name)
             if isinstance(value, SecretStr):
                 value = mask_url(value.get_secret_value()) if name.endswith("_url") else "***"
+                if name == "callback_url":
+                    # Whatever follows the host of a webhook's URL may be what keeps strangers from it.
+                    value = re.sub(r"(://[^/?#]*).*", r"\1/***", value)
+            elif name == "webhook_secrets":
+                value = ", ".join("***" for _ in value)
             shown[PREFIX + name.upper()] = "" if value is None else str(value)
         return shown
 
@@ -150,7 +166,10 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
 def mask_url(url: str) -> str:
     """The URL with its password as `***`, wherever it stands."""
     # Not by parsing: passwords that should have been percent-encoded, and were not, are to be masked too.
-    return _PASSWORD_FIELD.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))
+    # An `@` may as well be in the value of a field: then what follows it is masked, too.
+    tail = "***" if (login := _PASSWORD.search(url)) and _PASSWORD_FIELD.search(login[0]) else ""
+    masked = re.sub(_PASSWORD.pattern + (r"[^&]*" if tail else ""), rf"\1:***@{tail}", url)
+    return _PASSWORD_FIELD.sub(r"\1***", masked)
 
 
 def _unknown(name: str, cls: type[Settings]) -> str:

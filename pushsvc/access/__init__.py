@@ -1,18 +1,31 @@
-"""Who may do what: tokens, channels, origins, limits."""
+"""Who may do what: tokens, channels, origins, limits; and where webhooks may go."""
 
 from .channels import may_hear, need_publish, owns
-from .limits import Slots
+from .limits import Rate, Slots
 from .origins import allowed_origin
+from .revocations import Revocations
+from .targets import Target, Targets, parse_target
+from .tickets import LIFETIME, claims_of, new_ticket, ticket_holder, ticket_id
 from .tokens import DEFAULT_SCOPES, Tokens, bearer, need_scope
 
 __all__ = [
     "DEFAULT_SCOPES",
+    "LIFETIME",
+    "Rate",
+    "Revocations",
     "Slots",
+    "Target",
+    "Targets",
     "Tokens",
     "allowed_origin",
     "bearer",
+    "claims_of",
     "may_hear",
     "need_publish",
     "need_scope",
+    "new_ticket",
     "owns",
+    "parse_target",
+    "ticket_holder",
+    "ticket_id",
 ]

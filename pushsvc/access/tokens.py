@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import jwt
 
 from ..domain import Principal, check_channel
 from ..errors import BadRequest, Forbidden, SettingsError, Unauthorized
+from .revocations import Revocations
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ class Tokens:
     warned of.
     """
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, revocations: Revocations | None = None) -> None:
         if len(secret) < 8:
             raise SettingsError(
                 "PUSHSVC_SECRET is shorter than 8 characters; `openssl rand -base64 32` makes a good one"
@@ -38,6 +40,7 @@ class Tokens:
         if len(secret) < 32:
             logger.warning("PUSHSVC_SECRET is shorter than 32 characters: it could be guessed from a token")
         self._secret = secret
+        self._revocations = revocations or Revocations()
         self._verified: dict[str, Principal] = {}
 
     def __repr__(self) -> str:
@@ -55,26 +58,33 @@ class Tokens:
         """A token for `sub`, valid for `ttl` seconds. Raises BadRequest on what `verify` would refuse."""
         check_channel(f"user:{sub}")
         _check_tenant(tenant)
-        now = int(time.time())
-        claims: dict[str, Any] = {"sub": sub, "tenant": tenant, "iat": now, "exp": now + max(1, int(ttl))}
+        # To the millisecond, so that one issued right after a revocation is told from those before it.
+        now = round(time.time(), 3)
+        claims: dict[str, Any] = {"sub": sub, "tenant": tenant, "iat": now, "exp": int(now) + max(1, int(ttl))}
+        claims["jti"] = secrets.token_hex(8)
         claims["scope"] = " ".join(sorted(scope))
         if named := [check_channel(name) for name in channels]:
             claims["channels"] = named
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
     def verify(self, token: str) -> Principal:
-        """Whose token it is. Raises Unauthorized on anything but a whole, signed, unexpired one.
+        """Whose token it is. Raises Unauthorized on anything but a whole, signed, unexpired, unrevoked one.
 
         A token that was good is remembered until it expires: checking a signature costs as much as a query.
         """
-        known = self._verified.get(token)
-        if known is not None and known.expires_at is not None and known.expires_at > datetime.now(UTC):
-            return known
-        principal = self._check(token)
-        if len(self._verified) >= REMEMBERED:
-            self._verified.clear()
-        self._verified[token] = principal
+        principal = self._verified.get(token)
+        if principal is None or principal.expires_at is None or principal.expires_at <= datetime.now(UTC):
+            principal = self._check(token)
+            if len(self._verified) >= REMEMBERED:
+                self._verified.clear()
+            self._verified[token] = principal
+        self.need_valid(principal)
         return principal
+
+    def need_valid(self, principal: Principal) -> None:
+        """Raises Unauthorized if the principal's token has been revoked."""
+        if self._revocations.covers(principal):
+            raise Unauthorized("the token has been revoked")
 
     def _check(self, token: str) -> Principal:
         try:
@@ -101,11 +111,15 @@ def principal_of(claims: dict[str, Any]) -> Principal:
         raise Unauthorized("the claim sub, tenant or channels is malformed") from None
     try:
         expires_at = datetime.fromtimestamp(float(claims["exp"]), UTC)
+        issued_at = datetime.fromtimestamp(float(claims["iat"]), UTC) if "iat" in claims else None
     except (TypeError, ValueError, OverflowError, OSError):
-        raise Unauthorized("the claim exp is malformed") from None
+        raise Unauthorized("the claim exp or iat is malformed") from None
+    token_id = claims.get("jti")
+    if token_id is not None and not isinstance(token_id, str):
+        raise Unauthorized("the claim jti is malformed")
     scope = claims.get("scope")
     scopes = DEFAULT_SCOPES if scope is None else _scopes(scope)
-    return Principal(subject, tenant, channels, scopes, expires_at)
+    return Principal(subject, tenant, channels, scopes, expires_at, issued_at, token_id)
 
 
 def _check_tenant(tenant: object) -> None:

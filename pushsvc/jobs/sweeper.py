@@ -20,7 +20,7 @@ from ..bus import FAULTS, Queue, Queued, away
 from ..domain import JobId, JobStatus, Outcome
 from ..errors import JobExpired, PushsvcError, Unavailable, WorkerLost
 from ..settings import Settings
-from ..store import MAX_LOSSES, JobStore, Postgres
+from ..store import MAX_LOSSES, JobStore, Postgres, Retention
 from ..store.statements import SWEEP_LOCK
 from .announce import Announcer
 
@@ -37,13 +37,20 @@ class Sweeper:
     """Looks every `settings.sweep` seconds, and at start."""
 
     def __init__(
-        self, postgres: Postgres, store: JobStore, queue: Queue, announcer: Announcer, settings: Settings
+        self,
+        postgres: Postgres,
+        store: JobStore,
+        retention: Retention,
+        queue: Queue,
+        announcer: Announcer,
+        settings: Settings,
     ) -> None:
         self._postgres = postgres
         self._store = store
+        self._retention = retention
         self._queue = queue
         self._announcer = announcer
-        self._every = settings.sweep
+        self._settings = settings
         self._after = _START
         self._purged_at = 0.0
 
@@ -56,7 +63,7 @@ class Sweeper:
                 logger.debug("no sweep, PostgreSQL is away")
             except Exception:
                 logger.exception("a sweep failed; the next one tries again")
-            await asyncio.sleep(self._every * random.uniform(0.75, 1.25))
+            await asyncio.sleep(self._settings.sweep * random.uniform(0.75, 1.25))
 
     async def _alone(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
         async with pool.acquire() as connection, connection.transaction():
@@ -123,7 +130,14 @@ class Sweeper:
     async def _purge(self) -> int:
         if time.monotonic() - self._purged_at < PURGE_EVERY:
             return 0
-        purged = await self._store.purge(PAGE)
-        if purged < PAGE:
+        keep, settings = self._retention, self._settings
+        counts = (
+            await keep.purge(PAGE),
+            await keep.purge_published(PAGE),
+            await keep.trim(settings.channel_events, PAGE),
+            await keep.forget_devices(settings.device_retention, PAGE),
+            await keep.forget_tickets(PAGE),
+        )
+        if max(counts) < PAGE:
             self._purged_at = time.monotonic()
-        return purged
+        return sum(counts)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import asyncpg
+
 from .. import wire
 from ..domain import JOB_EPOCH, Channel, Place, Position
 from . import statements as sql
+from .batching import Batcher
 from .jobs import encoded, job_of
 from .postgres import Postgres
 
@@ -19,8 +22,8 @@ class ChannelState:
     epoch: str
     floor: int
     top: int
-    row: int = 0
-    """The row's id in `channels`; 0 for a job's channel, which has no row of its own."""
+    closed: bool = False
+    """Nothing will ever follow: the channel is that of a job which has finished."""
 
     @property
     def end(self) -> Position:
@@ -47,6 +50,16 @@ class Page:
     closed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An event that an app publishes, encoded, to be kept for `retention` seconds."""
+
+    id: str
+    channel: Channel
+    body: bytes
+    retention: float
+
+
 class EventStore:
     """The logs of inboxes and groups, and the states of jobs, as streams of events.
 
@@ -56,40 +69,51 @@ class EventStore:
     def __init__(self, postgres: Postgres, prefix: str = "") -> None:
         self._postgres = postgres
         self._prefix = prefix
+        # Those who come at the same time are answered by one statement: a node's restart brings them in thousands.
+        self._states: Batcher[Sequence[Channel], Mapping[Channel, ChannelState]] = Batcher("states", self._look)
+        self._publish: Batcher[Published, Position] = Batcher("publish events", self._log)
 
     async def states(self, channels: Sequence[Channel]) -> Mapping[Channel, ChannelState]:
         """Where each channel stands. Logs that do not exist yet are made, so that they have an epoch; a job
         that does not exist is missing from the answer."""
-        logs = list(dict.fromkeys(channel for channel in channels if channel.kind != "job"))
-        jobs = [channel for channel in channels if channel.kind == "job"]
+        return await self._states(channels)
+
+    async def _look(self, batch: Sequence[Sequence[Channel]]) -> list[Mapping[Channel, ChannelState]]:
+        asked = list(dict.fromkeys(channel for channels in batch for channel in channels))
+        logs = [channel for channel in asked if channel.kind != "job"]
+        jobs = [channel for channel in asked if channel.kind == "job"]
         states: dict[Channel, ChannelState] = {}
         if logs:
-            names = ([c.tenant for c in logs], [c.name for c in logs])
-            rows = await self._postgres.fetch(sql.CHANNEL_STATES, *names)
-            if len(rows) < len(logs):
-                await self._postgres.fetch(sql.OPEN_CHANNELS, *names)
-                rows = await self._postgres.fetch(sql.CHANNEL_STATES, *names)
-            for row in rows:
-                channel = Channel(row["tenant"], row["name"])
-                states[channel] = ChannelState(row["epoch"], row["floor"], row["top"], row["id"])
+            states |= await self._logs(logs)
+            if new := [channel for channel in logs if channel not in states]:
+                await self._postgres.fetch(sql.OPEN_CHANNELS, [c.tenant for c in new], [c.name for c in new])
+                states |= await self._logs(new)
         if jobs:
             rows = await self._postgres.fetch(sql.JOB_VERSIONS, [c.tenant for c in jobs], [c.key for c in jobs])
             for row in rows:
-                states[Channel(row["tenant"], row["name"])] = ChannelState(JOB_EPOCH, 0, row["version"])
-        return states
+                state = ChannelState(JOB_EPOCH, 0, row["version"], row["closed"])
+                states[Channel(row["tenant"], row["name"])] = state
+        return [states] * len(batch)
+
+    async def _logs(self, logs: Sequence[Channel]) -> dict[Channel, ChannelState]:
+        rows = await self._postgres.fetch(sql.CHANNEL_STATES, [c.tenant for c in logs], [c.name for c in logs])
+        return {Channel(row["tenant"], row["name"]): _state(row) for row in rows}
 
     async def read(self, channel: Channel, place: Place, limit: int = 100) -> Page | None:
         """Up to `limit` events after `place`; None if the channel is a job's that does not exist."""
         if channel.kind == "job":
             return await self._read_job(channel, place)
-        state = (await self.states([channel]))[channel]
-        after, reset = self._resolve(place, state)
-        if after.offset >= state.top:
-            return Page((), after, reset)
-        rows = await self._postgres.fetch(sql.EVENTS_AFTER, state.row, after.offset, limit)
-        # Retention may have overtaken us between the two statements, and not only at the lower end.
+        epoch, offset = (place.epoch, place.offset) if isinstance(place, Position) else (place, 0)
+        asked = (channel.tenant, channel.name, epoch, offset, limit)
+        rows = await self._postgres.fetch(sql.READ_LOG, *asked)
         if not rows:
-            return Page((), state.end, state.end)
+            await self.states([channel])
+            rows = await self._postgres.fetch(sql.READ_LOG, *asked)
+        state = _state(rows[0])
+        after, reset = locate(channel, place, state)
+        if rows[0]["offset"] is None:
+            # Only what has been deleted without its floor could lie between: then that is said, too.
+            return Page((), state.end, reset if after == state.end else state.end)
         first = rows[0]["offset"]
         if first > after.offset + 1:
             reset = Position(state.epoch, first - 1)
@@ -102,24 +126,7 @@ class EventStore:
             if row["offset"] == first + number
         )
         # Up to the first gap: the next page begins there, and says so.
-        return Page(events, events[-1][0], reset, more=len(events) < len(rows) or len(rows) == limit)
-
-    async def resolve(self, channel: Channel, place: Place) -> Position | None:
-        """Where `place` is now; None if the channel is a job's that does not exist."""
-        state = (await self.states([channel])).get(channel)
-        return None if state is None else self._resolve(place, state)[0]
-
-    def _resolve(self, place: Place, state: ChannelState) -> tuple[Position, Position | None]:
-        """The position to read after, and the reset that says so when it is not the one asked for."""
-        if place == "now":
-            return state.end, None
-        if place == "start":
-            return state.start, None
-        if place.epoch != state.epoch or place.offset > state.top:
-            return state.end, state.end
-        if place.offset < state.floor:
-            return state.start, state.start
-        return place, None
+        return Page(events, events[-1][0], reset, more=events[-1][0].offset < state.top)
 
     async def _read_job(self, channel: Channel, place: Place) -> Page | None:
         rows = await self._postgres.fetch(sql.JOB_WITH_RESULT, channel.tenant, channel.key)
@@ -127,9 +134,58 @@ class EventStore:
             return None
         job = job_of(rows[0])
         here = Position(JOB_EPOCH, job.version)
-        if place == "now" or (
-            isinstance(place, Position) and place.epoch == JOB_EPOCH and place.offset >= job.version
-        ):
+        if locate(channel, place, ChannelState(JOB_EPOCH, 0, job.version))[0] == here:
             return Page((), here, closed=job.status.terminal)
         result = encoded(rows[0]["result"]) if job.inline else None
         return Page(((here, wire.event(job, result, self._prefix)),), here, closed=job.status.terminal)
+
+    # Publishing
+
+    async def publish(self, event: Published) -> Position:
+        """Log an event of the app's own; where it stands. Publishing one of the same id again changes nothing."""
+        return await self._publish(event)
+
+    async def _log(self, batch: Sequence[Published]) -> list[Position]:
+        given = list({event.id: event for event in batch}.values())
+        columns = (
+            [event.id for event in given],
+            [event.channel.tenant for event in given],
+            [event.channel.name for event in given],
+            [event.body.decode() for event in given],
+            [event.retention for event in given],
+        )
+        try:
+            rows = await self._postgres.fetch(sql.PUBLISH_EVENTS, *columns)
+        except asyncpg.UniqueViolationError:
+            # An earlier try of the same statement, its answer lost on the way, has just been committed.
+            rows = await self._postgres.fetch(sql.PUBLISH_EVENTS, *columns)
+        places = {row["id"]: Position(row["epoch"], row["offset"]) for row in rows}
+        return [places[event.id] for event in batch]
+
+    async def renew_epochs(self) -> int:
+        """After a backup was restored: every log begins a new history, so that a cursor from the old one meets
+        a reset and never other events under the same offsets. How many there are."""
+        return len(await self._postgres.fetch(sql.RENEW_EPOCHS))
+
+
+def locate(channel: Channel, place: Place, state: ChannelState) -> tuple[Position, Position | None]:
+    """The position to read after, and the reset that says so when it is not the one asked for.
+
+    A job's channel has no resets: its last event says all there is, whatever the reader has seen of it.
+    """
+    if place == "now":
+        return state.end, None
+    if place == "start":
+        return state.start, None
+    whole = place.epoch == state.epoch and place.offset <= state.top
+    if channel.kind == "job":
+        return (place if whole else state.start), None
+    if not whole:
+        return state.end, state.end
+    if place.offset < state.floor:
+        return state.start, state.start
+    return place, None
+
+
+def _state(row: asyncpg.Record) -> ChannelState:
+    return ChannelState(row["epoch"], row["floor"], row["top"])

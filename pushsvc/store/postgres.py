@@ -54,6 +54,12 @@ class Postgres:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._opening = asyncio.Lock()
 
+    async def __aenter__(self) -> Postgres:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
     async def fetch(self, sql: str, *args: Any, patience: float = 2.0) -> list[asyncpg.Record]:
         """Run one statement. Raises Unavailable after `patience` seconds without PostgreSQL."""
 

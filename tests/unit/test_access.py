@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jwt
@@ -15,6 +16,8 @@ from jwt.utils import base64url_encode
 
 from pushsvc.access import (
     DEFAULT_SCOPES,
+    Rate,
+    Revocations,
     Slots,
     Tokens,
     allowed_origin,
@@ -24,8 +27,8 @@ from pushsvc.access import (
     need_scope,
     owns,
 )
-from pushsvc.domain import Principal
-from pushsvc.errors import BadRequest, Forbidden, SettingsError, TooMany, Unauthorized
+from pushsvc.domain import Principal, Revocation
+from pushsvc.errors import BadRequest, Forbidden, RateLimited, SettingsError, TooManyConnections, Unauthorized
 
 from .test_wire import a_job
 
@@ -241,27 +244,82 @@ def test_other_sites_are_kept_out(
 
 
 def test_each_holder_has_so_many_at_once_and_no_more() -> None:
-    slots = Slots("connections", 2)
-    slots.take("me")
-    slots.take("me")
-    slots.take("you")
-    with pytest.raises(TooMany, match="2 connections"):
-        slots.take("me")
-    slots.give_back("me")
-    slots.take("me")
+    slots = Slots[str](2)
+    slots.take("me", "a")
+    slots.take("me", "b")
+    slots.take("you", "c")
+    with pytest.raises(TooManyConnections, match="2 connections"):
+        slots.take("me", "d")
+    assert (slots.of("me"), slots.of("you"), slots.of("nobody")) == (("a", "b"), ("c",), ())
+    slots.give_back("me", "a")
+    slots.take("me", "d")
+    assert slots.of("me") == ("b", "d")
 
 
 def test_slots_come_back_after_an_error_and_leave_no_trace() -> None:
-    slots = Slots("polls", 1)
+    slots = Slots[str](1)
     for _ in range(3):
-        with suppress(ZeroDivisionError), slots.held("me"):
-            with pytest.raises(TooMany):
-                slots.take("me")
+        with suppress(ZeroDivisionError), slots.held("me", "a"):
+            with pytest.raises(TooManyConnections):
+                slots.take("me", "b")
             raise ZeroDivisionError
-    slots.give_back("never held")
-    slots.take("never held")
-    slots.give_back("never held")
     assert not slots._held
+
+
+def test_a_holder_may_ask_so_often_and_in_bursts_and_others_do_not_suffer() -> None:
+    now = 0.0
+    rate = Rate(10, lambda: now)
+    for _ in range(50):
+        rate.count("me")
+    with pytest.raises(RateLimited, match="10 requests a second") as caught:
+        rate.count("me")
+    assert caught.value.extra["retry_after"] == 1
+    rate.count("you")
+    now = 0.1
+    rate.count("me")
+    with pytest.raises(RateLimited):
+        rate.count("me")
+    now = 100.0
+    for _ in range(50):
+        rate.count("me")
+    assert set(rate._due) == {"me"}, "who asks no more is forgotten"
+
+
+# Revocations
+
+
+def test_a_revoked_subjects_tokens_are_void_but_not_those_issued_since() -> None:
+    revocations = Revocations()
+    tokens = Tokens(SECRET, revocations)
+    before = tokens.mint("me")
+    tokens.verify(before)
+    issued = tokens.verify(before).issued_at
+    assert issued is not None
+    revocations.add(Revocation("default", "me", issued))
+    revocations.add(Revocation("default", "me", issued - timedelta(hours=1)))
+    with pytest.raises(Unauthorized, match="revoked"):
+        tokens.verify(before)
+    tokens.verify(tokens.mint("you"))
+    tokens.verify(tokens.mint("me", tenant="other"))
+    tokens.verify(signed(SECRET, iat=issued.timestamp() + 0.001))
+
+
+def test_one_token_is_revoked_by_its_id() -> None:
+    revocations = Revocations()
+    tokens = Tokens(SECRET, revocations)
+    stolen, mine = tokens.mint("me"), tokens.mint("me")
+    revocations.add(Revocation("default", "me", datetime.now(UTC), tokens.verify(stolen).token_id))
+    with pytest.raises(Unauthorized, match="revoked"):
+        tokens.verify(stolen)
+    tokens.verify(mine)
+
+
+def test_a_token_that_does_not_say_when_it_was_issued_counts_as_old() -> None:
+    revocations = Revocations()
+    revocations.add(Revocation("default", "me", datetime(2020, 1, 1, tzinfo=UTC)))
+    token = jwt.encode({"sub": "me", "exp": time.time() + 60}, SECRET, algorithm="HS256")
+    with pytest.raises(Unauthorized, match="revoked"):
+        Tokens(SECRET, revocations).verify(token)
 
 
 def test_a_secret_that_could_be_guessed_is_refused_or_warned_of(caplog: pytest.LogCaptureFixture) -> None:

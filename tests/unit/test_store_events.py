@@ -113,7 +113,7 @@ async def test_another_epoch_and_a_place_ahead_of_the_top_are_reset_to_the_end(k
 async def test_what_is_purged_raises_the_floor_and_resets_the_readers_below_it(kit: Kit) -> None:
     await kit.finish_many(range(3), retention=0.001, publish=False)
     await kit.finish_many(range(2), publish=False)
-    assert await kit.jobs.purge(2) == 2
+    assert await kit.retention.purge(2) == 2
     epoch = (await read(kit, "now")).position.epoch
     page = await read(kit, Position(epoch, 0))
     assert page.reset == Position(epoch, 2)
@@ -121,8 +121,8 @@ async def test_what_is_purged_raises_the_floor_and_resets_the_readers_below_it(k
     assert (await read(kit, Position(epoch, 2))).reset is None
     assert offsets(await read(kit, "start")) == [3, 4, 5]
     assert (await read(kit, "start")).reset is None, "who asks for what is there has missed nothing"
-    assert await kit.jobs.purge(100) == 1
-    assert await kit.jobs.purge(100) == 0
+    assert await kit.retention.purge(100) == 1
+    assert await kit.retention.purge(100) == 0
     assert (await read(kit, Position(epoch, 5))).reset is None
 
 
@@ -130,7 +130,7 @@ async def test_events_that_expire_out_of_order_are_a_reset_and_never_a_silent_ga
     await kit.finish(1, publish=False)
     await kit.finish(2, publish=False, retention=0.001)
     await kit.finish(3, publish=False)
-    assert await kit.jobs.purge(100) == 1
+    assert await kit.retention.purge(100) == 1
     epoch = (await read(kit, "now")).position.epoch
     for offset in (0, 1):
         page = await read(kit, Position(epoch, offset))
@@ -152,7 +152,7 @@ async def test_purging_while_reading_and_finishing_never_skips_silently(kit: Kit
 
         async def purge() -> None:
             while not done.is_set():
-                await other.jobs.purge(3)
+                await other.retention.purge(3)
                 await asyncio.sleep(0)
 
         work = asyncio.gather(write(), purge())
@@ -193,7 +193,6 @@ async def test_a_jobs_channel_shows_its_present_state_once(kit: Kit) -> None:
     assert (str(page.position), page.closed) == ("1.4", True)
     assert (await read(kit, "now", name=name)).closed
     assert await kit.events.read(me(f"job:{new_job_id()}"), "now") is None
-    assert await kit.events.resolve(me(f"job:{new_job_id()}"), "now") is None
 
 
 async def test_states_of_many_channels_are_read_at_once(kit: Kit) -> None:
@@ -236,7 +235,7 @@ async def test_deadlocks_between_purging_and_finishing_never_surface(kit: Kit, s
         work = asyncio.gather(*(kit.finish(publish=False, channels=groups) for _ in range(20)))
 
         async def purged() -> bool:
-            return await other.jobs.purge(1) == 0
+            return await other.retention.purge(1) == 0
 
         await until(purged)
         await work
