@@ -1,6 +1,8 @@
 """Redis hurries: the ARQ queue and its wake-ups, pub/sub, the latest progress."""
 
-from .connection import FAULTS, LONGEST_WAIT, RedisClient, away, connect
+from .cluster import BusClient, Cluster, connect_bus
+from .connection import LONGEST_WAIT, RedisClient, connect
+from .faults import FAULTS, away
 from .publisher import CANCEL_TOPIC, Publisher, channel_of, topic
 from .queue import Claimed, Queue, Queued
 from .subscriber import Subscriber
@@ -9,7 +11,9 @@ __all__ = [
     "CANCEL_TOPIC",
     "FAULTS",
     "LONGEST_WAIT",
+    "BusClient",
     "Claimed",
+    "Cluster",
     "Publisher",
     "Queue",
     "Queued",
@@ -18,5 +22,6 @@ __all__ = [
     "away",
     "channel_of",
     "connect",
+    "connect_bus",
     "topic",
 ]

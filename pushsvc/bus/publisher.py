@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 from .. import wire
 from ..domain import Channel, Position, Progress
 from ..store.batching import Batcher
-from .connection import FAULTS, RedisClient, away
+from .cluster import Cluster
+from .connection import RedisClient
+from .faults import FAULTS, away
+from .outlet import Message, outlet_of
 
 logger = logging.getLogger(__name__)
 
-Message = tuple[str, bytes]
 CANCEL_TOPIC = "pushsvc:cancel"
 SOON = 0.005
 PROGRESS_TTL = 3600
 """Seconds that the last progress of a job is kept for those who attach later."""
+
+AT_ONCE = 1.0
+"""Seconds within which a failure was quick enough for another try at once."""
+AGAIN_AFTER = 0.5
+"""Seconds until what could not be said is said again."""
+UNSAID_LIMIT = 4 * 1024**2
+"""Bytes that are kept for it."""
 
 
 def topic(channel: Channel) -> str:
@@ -34,30 +45,67 @@ def channel_of(name: str) -> Channel:
 class Publisher:
     """Publishes in batches: what comes while one round trip is under way goes with the next."""
 
-    def __init__(self, redis: RedisClient) -> None:
-        self._redis = redis
+    def __init__(self, redis: RedisClient | Cluster) -> None:
+        self._outlet = outlet_of(redis)
         self._later: list[Message] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._batch: Batcher[list[Message], None] = Batcher("publish", self._publish, limit=500)
+        self._batches: dict[Hashable, Batcher[list[Message], None]] = {}
+        # By topic the last that could not be said: whoever hears it reads from PostgreSQL what lies before.
+        self._unsaid: dict[str, bytes] = {}
+        self._again: asyncio.TimerHandle | None = None
+
+    def _put(self, messages: list[Message]) -> asyncio.Future[Any]:
+        places: dict[Hashable, list[Message]] = {}
+        for message in messages:
+            places.setdefault(self._outlet.place(message[0]), []).append(message)
+        told = [self._batch(place).put(its) for place, its in places.items()]
+        return told[0] if len(told) == 1 else asyncio.gather(*told)
+
+    def _batch(self, place: Hashable) -> Batcher[list[Message], None]:
+        if place not in self._batches:
+            self._batches[place] = Batcher("publish", self._publish, limit=500)
+        return self._batches[place]
 
     async def _publish(self, batch: Sequence[list[Message]]) -> list[None]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for messages in batch:
-            for name, payload in messages:
-                pipeline.publish(name, payload)
-        try:
-            await pipeline.execute()
-        except FAULTS as error:
-            # Subscribers find the events in PostgreSQL: their hubs compare tops.
-            away("publishing", error)
+        messages = [message for messages in batch for message in messages]
+        begun = time.monotonic()
+        failed = await self._outlet.publish(messages)
+        if failed and time.monotonic() - begun < AT_ONCE:
+            # A connection that had been lost, a slot that has moved.
+            failed = await self._outlet.publish(failed)
+        if failed:
+            self._keep(failed)
         return [None] * len(batch)
 
-    def event(self, places: Iterable[tuple[Channel, Position]], event: bytes) -> asyncio.Future[None]:
+    def _keep(self, failed: Sequence[Message]) -> None:
+        """To be said when Redis is back; what is too much is found when hubs compare tops."""
+        for topic, payload in failed:
+            self._unsaid.pop(topic, None)
+            self._unsaid[topic] = payload
+        size = sum(map(len, self._unsaid.values()))
+        while size > UNSAID_LIMIT:
+            size -= len(self._unsaid.pop(next(iter(self._unsaid))))
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(AGAIN_AFTER, self._say_again)
+
+    def _say_again(self) -> None:
+        self._again = None
+        unsaid, self._unsaid = self._unsaid, {}
+        if unsaid:
+            self._put(list(unsaid.items()))
+
+    def close(self) -> None:
+        """Say nothing more by itself: the connections are going to be closed."""
+        for timer in (self._timer, self._again):
+            if timer is not None:
+                timer.cancel()
+
+    def event(self, places: Iterable[tuple[Channel, Position]], event: bytes) -> asyncio.Future[Any]:
         """Publish an event wherever it was logged. Order is kept from call to call; nothing is raised."""
         messages = _messages(places, event)
         if self._later:
             messages = self._take_later() + messages
-        return self._batch.put(messages)
+        return self._put(messages)
 
     def event_soon(self, places: Iterable[tuple[Channel, Position]], event: bytes) -> None:
         """Publish with the next `event`, or in `SOON` seconds: for what is likely to be followed at once."""
@@ -73,35 +121,31 @@ class Publisher:
         return later
 
     def _publish_later(self) -> None:
-        self._batch.put(self._take_later())
+        self._put(self._take_later())
 
     async def progress(self, channels: Iterable[Channel], progress: Progress) -> None:
         """Publish, and keep as the snapshot for those who attach later."""
         payload = wire.bus_progress(progress)
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.set(_progress_key(progress.job), payload[2:], ex=PROGRESS_TTL)
-        for channel in channels:
-            pipeline.publish(topic(channel), payload)
+        messages = [(topic(channel), payload) for channel in channels]
         try:
-            await pipeline.execute()
+            await self._outlet.snapshot(_progress_key(progress.job), payload[2:], PROGRESS_TTL, messages)
         except FAULTS as error:
             away("publishing progress", error)
 
     async def last_progress(self, job: str) -> bytes | None:
         """The last progress of a job as its JSON; None if there is none, or Redis is away."""
         try:
-            value = await self._redis.get(_progress_key(job))
+            return await self._outlet.get(_progress_key(job))
         except FAULTS:
             return None
-        return value if isinstance(value, bytes) else None
 
     async def forget_progress(self, job: str) -> None:
         """Drop the snapshot. Raises what FAULTS lists when Redis is away."""
-        await self._redis.delete(_progress_key(job))
+        await self._outlet.delete(_progress_key(job))
 
     async def cancel(self, job: str) -> None:
         """Ask whichever worker runs the job to stop it now; it also learns so when it renews its lease."""
-        await self._batch([(CANCEL_TOPIC, job.encode())])
+        await self._put([(CANCEL_TOPIC, job.encode())])
 
 
 def _messages(places: Iterable[tuple[Channel, Position]], event: bytes) -> list[Message]:

@@ -17,11 +17,11 @@ from typing import Any
 import asyncpg
 from redis.exceptions import RedisError
 
-from ..bus import FAULTS, Publisher, Queue, RedisClient, connect
+from ..bus import FAULTS, BusClient, Publisher, Queue, connect, connect_bus
 from ..errors import PushsvcError
 from ..jobs import Registry
 from ..settings import Settings, mask_url
-from ..store import JobStore, Postgres
+from ..store import JobStore, Postgres, Retention
 from ..store.schema import head
 from .budget import Allotment
 from .probe import Probe, Probed
@@ -185,16 +185,17 @@ class Doctor:
 
     async def _probe(self) -> Probed | str:
         postgres = Postgres(self._settings.need("database_url"), 2)
-        redis, bus = connect(self._settings.need("redis_url")), connect(self._settings.bus)
-        queue = Queue(redis, redis, self._settings.queue)
+        redis, bus = connect(self._settings.need("redis_url")), connect_bus(self._settings.bus)
+        queue, publisher = Queue(redis, redis, self._settings.queue), Publisher(bus)
         try:
             await postgres.pool()  # connecting is no part of what is measured
-            probe = Probe(JobStore(postgres), queue, Publisher(bus), self._settings.bus)
+            probe = Probe(JobStore(postgres), Retention(postgres), queue, publisher, self._settings.bus)
             return await probe.run(list(self._urls))
         except Exception as error:
             return said(error)
         finally:
             await postgres.close()
+            publisher.close()
             for client in (redis, bus):
                 await _closed(client)
 
@@ -220,7 +221,7 @@ async def _clock(connection: Connection) -> tuple[float, float]:
 
 async def _redis(url: str, names: tuple[str, ...]) -> RedisFacts:
     try:
-        client = connect(url, connections=1)
+        client: BusClient = connect(url, connections=1) if "queue" in names else connect_bus(url, connections=1)
     except PushsvcError as error:
         return RedisFacts(names, mask_url(url), said(error))
     try:
@@ -236,7 +237,7 @@ async def _redis(url: str, names: tuple[str, ...]) -> RedisFacts:
         await _closed(client)
 
 
-async def _redis_version(client: RedisClient) -> str:
+async def _redis_version(client: BusClient) -> str:
     try:
         info: Mapping[str, Any] = await client.info("server")
     except RedisError:  # an access list may well forbid it
@@ -246,7 +247,7 @@ async def _redis_version(client: RedisClient) -> str:
     return f"Redis {info.get('redis_version', '')}".strip()
 
 
-async def _closed(client: RedisClient) -> None:
+async def _closed(client: BusClient) -> None:
     with suppress(*FAULTS):
         await client.aclose(close_connection_pool=True)
 

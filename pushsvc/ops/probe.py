@@ -21,7 +21,7 @@ from ..bus import Publisher, Queue, Queued, Subscriber, topic
 from ..domain import Channel, Job, JobId, JobStatus, Outcome, Submission, job_channel, new_job_id
 from ..errors import JobCancelled
 from ..jobs import JobContext, JobSpec, Registry, params_model
-from ..store import JobStore
+from ..store import JobStore, Retention
 
 NAME = "pushsvc.probe"
 TENANT = "pushsvc"
@@ -93,8 +93,11 @@ class Probed:
 class Probe:
     """Sends the probe on its way and watches it."""
 
-    def __init__(self, store: JobStore, queue: Queue, publisher: Publisher, bus_url: str) -> None:
+    def __init__(
+        self, store: JobStore, retention: Retention, queue: Queue, publisher: Publisher, bus_url: str
+    ) -> None:
         self._store = store
+        self._retention = retention
         self._queue = queue
         self._publisher = publisher
         self._id = new_job_id()
@@ -167,7 +170,7 @@ class Probe:
             await asyncio.sleep(LOOK_EVERY / 10)
         await self._queue.forget([self._id])
         await self._publisher.forget_progress(self._id)
-        await self._store.purge(1000)
+        await self._retention.purge(1000)
 
 
 def _why(job: Job | None) -> str:

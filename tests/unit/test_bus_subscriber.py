@@ -14,7 +14,8 @@ import redis
 
 from pushsvc import telemetry, wire
 from pushsvc.bus import CANCEL_TOPIC, Publisher, Subscriber, channel_of, connect, topic
-from pushsvc.bus import subscriber as subscriber_module
+from pushsvc.bus import line as line_module
+from pushsvc.bus.line import Line
 from pushsvc.dev.valkey import EmbeddedValkey
 from pushsvc.domain import Channel, Position, Progress
 from pushsvc.errors import SettingsError
@@ -134,13 +135,12 @@ async def test_a_topic_given_up_while_connecting_does_not_keep_the_word_back(red
     """Somebody leaves between the reconnect and Redis' confirmation: the others must still be told."""
     heard = Heard()
     subscriber = Subscriber(redis_url, heard.message, heard.connected)
-    received = subscriber._received
 
-    def leave_early(reply: Any) -> None:
+    def leave_early(line: Line) -> None:
         subscriber.unsubscribe("goes")
-        received(reply)
+        Subscriber.up(subscriber, line)
 
-    subscriber._received = leave_early  # type: ignore[method-assign]
+    subscriber.up = leave_early  # type: ignore[method-assign]
     assert not await subscriber.subscribe("stays")
     assert not await subscriber.subscribe("goes")
     subscriber.start()
@@ -172,7 +172,7 @@ async def test_a_redis_that_stops_answering_is_noticed(
     import os
     import signal
 
-    monkeypatch.setattr(subscriber_module, "PING_EVERY", 0.05)
+    monkeypatch.setattr(line_module, "CHECK_EVERY", 0.05)
     pid = private.pid
     assert pid is not None
     async with hearing(private.url) as (subscriber, heard):
@@ -188,22 +188,24 @@ async def test_a_redis_that_stops_answering_is_noticed(
 
 
 async def test_a_silent_but_living_redis_stays_connected(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscriber_module, "PING_EVERY", 0.02)
+    monkeypatch.setattr(line_module, "CHECK_EVERY", 0.02)
     async with hearing(redis_url) as (subscriber, heard):
         await soon(subscriber.subscribe("t"))
-        link = subscriber._link
-        pongs = 0
-        received = subscriber._received
+        (line,) = subscriber._lines.values()
+        link = line._link
+        answers = 0
+        received = line._received
 
         def count(reply: Any) -> None:
-            nonlocal pongs
-            pongs += reply[0] == b"pong"
+            nonlocal answers
+            answers += reply[0] == b"subscribe"
             received(reply)
 
         assert link is not None
         link._on_reply = count
-        await until(lambda: pongs >= 6)
-        assert subscriber._link is link
+        await until(lambda: answers >= 6)
+        assert line._link is link
+        assert heard.connections == 1
         assert heard.messages == []
 
 
@@ -211,6 +213,7 @@ async def test_a_password_is_used_and_a_wrong_one_connects_nobody(
     private: EmbeddedValkey, caplog: pytest.LogCaptureFixture
 ) -> None:
     with redis.Redis.from_url(private.url) as admin:
+        caplog.set_level("DEBUG")
         admin.config_set("requirepass", "p@ss:w/rd")
         admin.acl_setuser("app", enabled=True, passwords=["+s%cret"], commands=["+@all"], channels=["*"], keys=["*"])
     host = private.url.removeprefix("redis://")
@@ -225,7 +228,7 @@ async def test_a_password_is_used_and_a_wrong_one_connects_nobody(
     assert not await wrong.subscribe("t")
     wrong.start()
     try:
-        await until(lambda: "refused a command" in caplog.text)
+        await until(lambda: "Redis refuses (WRONGPASS)" in caplog.text)
         assert not await wrong.subscribe("t", patience=0.05)
         assert heard.connections == 0
     finally:
@@ -267,13 +270,20 @@ async def test_stopping_twice_and_starting_twice_does_no_harm(redis_url: str) ->
     subscriber.start()
     await until(lambda: subscriber.connected)
     assert len(await subscribers(redis_url)) == 1
+    assert await soon(subscriber.subscribe("t"))
     await subscriber.stop()
     await subscriber.stop()
+    assert not subscriber.connected
 
     async def gone() -> bool:
         return not await subscribers(redis_url)
 
     await until(gone)
+    assert not await soon(subscriber.subscribe("t"))
+    subscriber.start()
+    await until(lambda: subscriber.connected)
+    assert await publish(redis_url, "t", b"1") == 1
+    await subscriber.stop()
 
 
 async def test_connecting_and_losing_are_measured(redis_url: str) -> None:
