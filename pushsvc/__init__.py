@@ -7,6 +7,16 @@ from .jobs import JobContext
 from .queries import Database, Promise
 from .service import Service
 from .settings import Settings
+from .webhooks import verify_webhook
 
 __version__ = version("pushsvc")
-__all__ = ["Database", "JobContext", "Promise", "PushsvcError", "Service", "Settings", "__version__"]
+__all__ = [
+    "Database",
+    "JobContext",
+    "Promise",
+    "PushsvcError",
+    "Service",
+    "Settings",
+    "__version__",
+    "verify_webhook",
+]

@@ -25,6 +25,9 @@ EVENTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bus.lost": (("count",), ("role",)),
     "hub.gap": (("events",), ()),
     "hub.behind": (("count",), ()),
+    "webhook.attempt": (("duration",), ("status", "code")),
+    "webhook.fenced": (("count",), ()),
+    "webhook.held": (("count",), ()),
     "connection.opened": (("count",), ("transport",)),
     "connection.closed": (("count",), ("transport", "code")),
 }

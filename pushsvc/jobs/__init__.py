@@ -3,6 +3,7 @@
 from .announce import Announcer
 from .cancel import Canceller
 from .context import JobContext
+from .publications import Publications
 from .registry import JobSpec, Registry, params_model
 from .results import encode
 from .submission import JobRequest, Submitter
@@ -15,6 +16,7 @@ __all__ = [
     "JobContext",
     "JobRequest",
     "JobSpec",
+    "Publications",
     "Registry",
     "Submitter",
     "Sweeper",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .. import telemetry, wire
 from ..bus import FAULTS, Publisher, Queue, away
@@ -16,12 +16,16 @@ logger = logging.getLogger(__name__)
 
 
 class Announcer:
-    """Publishes what PostgreSQL has committed. `prefix` is where the API is mounted, for the links in events."""
+    """Publishes what PostgreSQL has committed. `prefix` is where the API is mounted, for the links in events;
+    `called` is told when a webhook is due."""
 
-    def __init__(self, publisher: Publisher, queue: Queue, prefix: str = "") -> None:
+    def __init__(
+        self, publisher: Publisher, queue: Queue, prefix: str = "", called: Callable[[], None] = lambda: None
+    ) -> None:
         self._publisher = publisher
         self._queue = queue
         self._prefix = prefix
+        self._called = called
         self._dequeue: Batcher[tuple[str, bytes], None] = Batcher("dequeue", self._finish)
 
     def changed(self, job: Job) -> None:
@@ -32,6 +36,8 @@ class Announcer:
     async def finished(self, finished: Finished, result: bytes | None = None) -> None:
         """The last change: every channel that logged it hears of it, and arq's queue forgets the job."""
         job = finished.job
+        if finished.called:
+            self._called()
         told = self._publisher.event(finished.places, wire.event(job, result, self._prefix))
         started = job.started_at or job.created_at
         duration = ((job.finished_at or job.changed_at) - started).total_seconds()

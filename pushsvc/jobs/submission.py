@@ -7,15 +7,16 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, Field
 
 from .. import telemetry, wire
-from ..access import need_publish
+from ..access import Targets, need_publish
 from ..bus import FAULTS, Queue, Queued, away
-from ..domain import Accepted, JobStatus, Principal, Submission, check_channel, new_job_id
+from ..domain import SERVICE_CALLBACK, Accepted, JobStatus, Principal, Submission, check_channel, new_job_id
 from ..errors import BadRequest, QueueFull
 from ..settings import Settings
 from ..store import JobStore
@@ -34,6 +35,7 @@ class JobRequest(BaseModel, extra="forbid"):
     job: Annotated[str, Field(max_length=100)]
     params: dict[str, Any] = {}
     channels: Annotated[list[str], Field(max_length=20)] = []
+    callback_url: str | None = None
     run_at: AwareDatetime | None = None
     deadline: AwareDatetime | None = None
 
@@ -46,6 +48,8 @@ class Submitter:
         self._store = store
         self._queue = queue
         self._limit = settings.queue_limit
+        self._targets = Targets(settings.webhook_allow)
+        self._callback = SERVICE_CALLBACK if settings.callback_url else None
         self._enqueue: Batcher[Queued, None] = Batcher("enqueue", self._put)
         self._depth = 0
         self._depth_at = float("-inf")
@@ -78,7 +82,9 @@ class Submitter:
         need_publish(principal, channels)
         if request.deadline is not None and request.deadline <= max(request.run_at or _now(), _now()):
             raise BadRequest("the deadline is over before the job could run")
-        return _submission(principal, request, key, spec, params, channels)
+        callback = None if request.callback_url is None else self._targets.check(request.callback_url)
+        made = _submission(principal, request, key, spec, params, channels, callback)
+        return made if callback else replace(made, callback_url=self._callback)
 
     def _refuse_when_full(self) -> None:
         """Raises QueueFull by a count at most a little old; counting never delays a submission."""
@@ -111,9 +117,10 @@ def _submission(
     spec: JobSpec,
     params: str,
     channels: tuple[str, ...],
+    callback: str | None,
 ) -> Submission:
     moments = [moment.isoformat() if moment else None for moment in (request.run_at, request.deadline)]
-    payload = wire.dump([spec.name, params, channels, *moments])
+    payload = wire.dump([spec.name, params, channels, *moments, *([callback] if callback else ())])
     return Submission(
         id=new_job_id(),
         tenant=principal.tenant,
@@ -126,6 +133,7 @@ def _submission(
         run_at=request.run_at,
         deadline=request.deadline,
         channels=tuple(name for name in channels if name != f"user:{principal.subject}"),
+        callback_url=callback,
         key=key,
         digest=hashlib.sha256(payload).hexdigest(),
         coalesce=spec.coalesce and key is None,

@@ -1,20 +1,33 @@
 """PostgreSQL remembers: jobs, channels and events, and every change of them."""
 
-from .events import ChannelState, EventStore, Page
+from .events import ChannelState, EventStore, Page, Published, locate
 from .jobs import MAX_LOSSES, Finished, JobStore, Requeue
+from .positions import Device, PositionStore
 from .postgres import Postgres, is_lost
+from .retention import Retention
 from .schema import check_schema, migrate
+from .tickets import TicketStore
+from .webhooks import Viewer, Webhook, WebhookStore
 
 __all__ = [
     "MAX_LOSSES",
     "ChannelState",
+    "Device",
     "EventStore",
     "Finished",
     "JobStore",
     "Page",
+    "PositionStore",
     "Postgres",
+    "Published",
     "Requeue",
+    "Retention",
+    "TicketStore",
+    "Viewer",
+    "Webhook",
+    "WebhookStore",
     "check_schema",
     "is_lost",
+    "locate",
     "migrate",
 ]

@@ -7,7 +7,7 @@ the inbox events together. Locks are taken in one order, jobs before channels an
 """
 
 JOB = """id, tenant, owner, name, status, version, attempt, created_at, changed_at, run_at, started_at,
-    finished_at, expires_at, error, inline, result_bytes, result_sha256"""
+    finished_at, expires_at, error, inline, result_bytes, result_sha256, callback_url"""
 _J = ", ".join(f"j.{column.strip()}" for column in JOB.split(","))
 
 # Submission ---------------------------------------------------------------------------------------
@@ -46,6 +46,10 @@ QUEUED_COUNT = "SELECT count(*) FROM (SELECT 1 FROM pushsvc.jobs WHERE status = 
 JOB_BY_ID = f"SELECT {JOB} FROM pushsvc.jobs WHERE tenant = $1 AND id = $2"
 
 JOB_WITH_RESULT = f"SELECT {JOB}, result FROM pushsvc.jobs WHERE tenant = $1 AND id = $2"
+
+JOBS_THAT_MAY_BE_SEEN = """
+SELECT id FROM pushsvc.jobs WHERE tenant = $1 AND id = ANY($3::text[]) AND (owner IS NULL OR owner = $2)
+"""
 
 JOBS_OF_OWNER = f"""
 SELECT {JOB} FROM pushsvc.jobs
@@ -130,15 +134,23 @@ WITH given AS (
     SELECT c.id, c.top - count(*) OVER same + row_number() OVER (same ORDER BY t.job), t.job
     FROM targets t JOIN counted c USING (tenant, name) WINDOW same AS (PARTITION BY c.id)
     RETURNING channel, "offset", job
+), called AS (
+    INSERT INTO pushsvc.webhooks (id, job, tenant, owner, url, own)
+    SELECT 'evt_' || id || '_' || version, id, tenant, owner, url, callback_url <> 'default'
+    FROM (SELECT *, CASE callback_url WHEN 'default' THEN $8 ELSE callback_url END AS url FROM done) d
+    WHERE url IS NOT NULL
+    RETURNING job
 )
 SELECT {", ".join(f"d.{column.strip()}" for column in JOB.split(","))},
-    c.name AS channel, c.epoch, l."offset"
+    c.name AS channel, c.epoch, l."offset", k.job IS NOT NULL AS called
 FROM done d LEFT JOIN logged l ON l.job = d.id LEFT JOIN counted c ON c.id = l.channel
+LEFT JOIN called k ON k.job = d.id
 """
 
 PLACES_OF_JOBS = f"""
-SELECT {_J}, c.name AS channel, c.epoch, e."offset" FROM pushsvc.jobs j
-LEFT JOIN pushsvc.events e ON e.job = j.id LEFT JOIN pushsvc.channels c ON c.id = e.channel
+SELECT {_J}, c.name AS channel, c.epoch, e."offset",
+    EXISTS (SELECT 1 FROM pushsvc.webhooks w WHERE w.job = j.id) AS called
+FROM pushsvc.jobs j LEFT JOIN pushsvc.events e ON e.job = j.id LEFT JOIN pushsvc.channels c ON c.id = e.channel
 WHERE j.id = ANY($1::text[])
 """
 
@@ -169,20 +181,73 @@ WHERE deadline < now() AND (status = 'queued' OR status = 'running' AND lease_un
 ORDER BY deadline LIMIT $1
 """
 
-PURGE = """
+# Retention ----------------------------------------------------------------------------------------
+# First the floors rise, in a statement that holds the channels' rows for a moment only; what lies at or below
+# a floor is out of every reader's sight, and is deleted in batches that lock nothing a writer wants.
+
+RAISE_FLOORS_OF_JOBS = """
 WITH old AS (
-    SELECT id FROM pushsvc.jobs WHERE expires_at < now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
-), unlogged AS (
-    DELETE FROM pushsvc.events e USING old WHERE e.job = old.id RETURNING e.channel, e."offset"
-), raised AS (
-    SELECT c.id, max(u."offset") AS floor FROM unlogged u JOIN pushsvc.channels c ON c.id = u.channel
-    GROUP BY c.id ORDER BY c.id
-), floors AS (
-    UPDATE pushsvc.channels c SET floor = greatest(c.floor, r.floor) FROM raised r WHERE c.id = r.id
-), gone AS (
-    DELETE FROM pushsvc.jobs j USING old WHERE j.id = old.id RETURNING j.id
+    SELECT e.channel AS id, max(e."offset") AS floor FROM pushsvc.events e
+    WHERE e.job = ANY($1::text[])
+    GROUP BY e.channel
+), locked AS (
+    SELECT c.id FROM pushsvc.channels c JOIN old USING (id) ORDER BY c.tenant, c.name FOR UPDATE OF c
 )
-SELECT count(*) FROM gone
+UPDATE pushsvc.channels c SET floor = old.floor FROM old, locked l
+WHERE c.id = old.id AND c.id = l.id AND c.floor < old.floor
+"""
+
+EXPIRED_JOBS = """
+SELECT id FROM pushsvc.jobs j WHERE expires_at < now()
+    AND NOT EXISTS (SELECT 1 FROM pushsvc.webhooks w WHERE w.job = j.id AND w.status = 'pending')
+ORDER BY expires_at LIMIT $1
+"""
+
+DELETE_EVENTS_OF_JOBS = """
+DELETE FROM pushsvc.events WHERE job = ANY($1::text[])
+"""
+
+DELETE_JOBS = """
+DELETE FROM pushsvc.jobs WHERE id = ANY($1::text[]) AND expires_at < now() RETURNING id
+"""
+
+RAISE_FLOORS_OF_PUBLISHED = """
+WITH old AS (
+    SELECT e.channel AS id, max(e."offset") AS floor FROM (
+        SELECT channel, "offset" FROM pushsvc.events WHERE expires_at < now() ORDER BY expires_at LIMIT $1
+    ) e
+    GROUP BY e.channel
+), locked AS (
+    SELECT c.id FROM pushsvc.channels c JOIN old USING (id) ORDER BY c.tenant, c.name FOR UPDATE OF c
+)
+UPDATE pushsvc.channels c SET floor = old.floor FROM old, locked l
+WHERE c.id = old.id AND c.id = l.id AND c.floor < old.floor
+"""
+
+RAISE_FLOORS_OF_LONG = """
+WITH long AS (
+    SELECT id FROM pushsvc.channels WHERE top - floor > $1 AND tenant <> '' LIMIT $2
+), locked AS (
+    SELECT c.id FROM pushsvc.channels c JOIN long USING (id) ORDER BY c.tenant, c.name FOR UPDATE OF c
+)
+UPDATE pushsvc.channels c SET floor = greatest(c.floor, c.top - $1) FROM locked l WHERE c.id = l.id
+RETURNING c.id
+"""
+
+DELETE_BELOW_FLOORS = """
+DELETE FROM pushsvc.events e USING (
+    SELECT e.channel, e."offset" FROM pushsvc.channels c JOIN pushsvc.events e ON e.channel = c.id
+    WHERE c.id = ANY($1::bigint[]) AND e."offset" <= c.floor LIMIT $2
+) old WHERE e.channel = old.channel AND e."offset" = old."offset"
+RETURNING 1
+"""
+
+DELETE_PUBLISHED = """
+DELETE FROM pushsvc.events e USING (
+    SELECT e.channel, e."offset" FROM pushsvc.events e JOIN pushsvc.channels c ON c.id = e.channel
+    WHERE e.expires_at < now() AND e."offset" <= c.floor ORDER BY e.expires_at LIMIT $1
+) old WHERE e.channel = old.channel AND e."offset" = old."offset"
+RETURNING 1
 """
 
 # Channels -----------------------------------------------------------------------------------------
@@ -201,12 +266,106 @@ JOIN pushsvc.channels c ON c.tenant = g.tenant AND c.name = g.name
 """
 
 JOB_VERSIONS = """
-SELECT tenant, 'job:' || id AS name, version FROM pushsvc.jobs
+SELECT tenant, 'job:' || id AS name, version, finished_at IS NOT NULL AS closed FROM pushsvc.jobs
 WHERE id = ANY($2::text[]) AND tenant = ANY($1::text[])
 """
 
-EVENTS_AFTER = f"""
-SELECT e."offset", e.body, {_J}, CASE WHEN j.inline THEN j.result END AS result
-FROM pushsvc.events e LEFT JOIN pushsvc.jobs j ON j.id = e.job
-WHERE e.channel = $1 AND e."offset" > $2 ORDER BY e."offset" LIMIT $3
+READ_LOG = f"""
+SELECT c.epoch, c.floor, c.top, e.* FROM pushsvc.channels c LEFT JOIN LATERAL (
+    SELECT e."offset", e.body, {_J}, CASE WHEN j.inline THEN j.result END AS result
+    FROM pushsvc.events e LEFT JOIN pushsvc.jobs j ON j.id = e.job
+    WHERE e.channel = c.id AND e."offset" > CASE
+        WHEN $3 = 'start' OR $3 = c.epoch AND $4 < c.floor THEN c.floor
+        WHEN $3 = c.epoch AND $4 <= c.top THEN $4
+        ELSE c.top END
+    ORDER BY e."offset" LIMIT $5
+) e ON true
+WHERE c.tenant = $1 AND c.name = $2
+ORDER BY e."offset"
+"""
+
+PUBLISH_EVENTS = """
+WITH given AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::float[]) WITH ORDINALITY
+        AS g (id, tenant, name, body, retention, n)
+), fresh AS (
+    SELECT * FROM given g WHERE NOT EXISTS (SELECT 1 FROM pushsvc.events e WHERE e.id = g.id)
+), counted AS (
+    INSERT INTO pushsvc.channels AS c (tenant, name, top)
+    SELECT tenant, name, count(*) FROM fresh GROUP BY tenant, name ORDER BY tenant, name
+    ON CONFLICT (tenant, name) DO UPDATE SET top = c.top + EXCLUDED.top
+    RETURNING c.id, c.tenant, c.name, c.epoch, c.top
+), logged AS (
+    INSERT INTO pushsvc.events (channel, "offset", id, body, expires_at)
+    SELECT c.id, c.top - count(*) OVER same + row_number() OVER (same ORDER BY f.n), f.id, f.body,
+        now() + make_interval(secs => f.retention)
+    FROM fresh f JOIN counted c USING (tenant, name) WINDOW same AS (PARTITION BY c.id)
+    RETURNING id, channel, "offset"
+)
+SELECT l.id, c.epoch, l."offset" FROM logged l JOIN counted c ON c.id = l.channel
+UNION ALL
+SELECT e.id, c.epoch, e."offset" FROM given g JOIN pushsvc.events e ON e.id = g.id
+    JOIN pushsvc.channels c ON c.id = e.channel
+"""
+
+RENEW_EPOCHS = """
+UPDATE pushsvc.channels SET epoch = DEFAULT RETURNING id
+"""
+
+# Devices ------------------------------------------------------------------------------------------
+
+ACK = """
+WITH given AS (
+    SELECT * FROM unnest($1::int[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
+        AS g (n, tenant, subject, device, channel, epoch, "offset")
+), known AS (
+    SELECT g.*, c.epoch AS right_epoch, c.top FROM given g
+    JOIN pushsvc.channels c ON c.tenant = g.tenant AND c.name = g.channel
+    UNION ALL
+    SELECT g.*, '1', j.version FROM given g
+    JOIN pushsvc.jobs j ON g.channel LIKE 'job:%' AND j.id = substr(g.channel, 5) AND j.tenant = g.tenant
+        AND (j.owner IS NULL OR j.owner = g.subject)
+), wrong AS (
+    SELECT n FROM known WHERE epoch = right_epoch AND "offset" > top
+), stored AS (
+    INSERT INTO pushsvc.positions AS p (tenant, subject, device, channel, epoch, "offset")
+    SELECT DISTINCT ON (tenant, subject, device, channel) tenant, subject, device, channel, epoch, "offset"
+    FROM known k WHERE epoch = right_epoch AND NOT EXISTS (SELECT 1 FROM wrong w WHERE w.n = k.n)
+    ORDER BY tenant, subject, device, channel, "offset" DESC
+    ON CONFLICT (tenant, subject, device, channel) DO UPDATE
+    SET epoch = EXCLUDED.epoch, "offset" = EXCLUDED."offset", acked_at = now()
+    WHERE p.epoch <> EXCLUDED.epoch OR p."offset" < EXCLUDED."offset"
+)
+SELECT DISTINCT n FROM wrong
+"""
+
+ACKED = """
+SELECT channel, epoch, "offset" FROM pushsvc.positions WHERE tenant = $1 AND subject = $2 AND device = $3
+"""
+
+DEVICES_OF = """
+SELECT count(DISTINCT device) AS devices, coalesce(bool_or(device = $3), false) AS known
+FROM pushsvc.positions WHERE tenant = $1 AND subject = $2
+"""
+
+FORGET_POSITIONS = """
+DELETE FROM pushsvc.positions p USING (
+    SELECT ctid FROM pushsvc.positions WHERE acked_at < now() - make_interval(secs => $1::float)
+    ORDER BY acked_at LIMIT $2
+) old WHERE p.ctid = old.ctid
+RETURNING 1
+"""
+
+PUT_TICKET = """
+INSERT INTO pushsvc.tickets (id, claims, expires_at) VALUES ($1, $2, now() + make_interval(secs => $3::float))
+ON CONFLICT DO NOTHING
+"""
+
+TAKE_TICKET = """
+DELETE FROM pushsvc.tickets WHERE id = $1 RETURNING claims, expires_at > now() AS valid
+"""
+
+FORGET_TICKETS = """
+DELETE FROM pushsvc.tickets WHERE id = ANY(SELECT id FROM pushsvc.tickets WHERE expires_at < now() LIMIT $1)
+RETURNING 1
 """

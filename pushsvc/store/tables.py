@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     Float,
     ForeignKey,
@@ -134,5 +135,103 @@ events = Table(
     # channels log it. `body` holds an event that is not a job's.
     Column("job", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), index=True),
     Column("body", Text),
+    # Of events with a body: their id, by which a repeated statement finds them, and until when they are kept.
+    Column("id", Text),
+    Column("expires_at", _moment),
     CheckConstraint("(job IS NULL) <> (body IS NULL)", name="source"),
+    CheckConstraint("(body IS NULL) = (id IS NULL) AND (body IS NULL) = (expires_at IS NULL)", name="published"),
 )
+Index("events_id_idx", events.c.id, unique=True, postgresql_where=text("id IS NOT NULL"))
+Index("events_expires_idx", events.c.expires_at, postgresql_where=text("expires_at IS NOT NULL"))
+
+positions = Table(
+    "positions",
+    metadata,
+    # Where a device said that it stands, channel by channel. Names, not rows of `channels`: those of jobs have none.
+    Column("tenant", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("device", Text, primary_key=True),
+    Column("channel", Text, primary_key=True),
+    Column("epoch", Text, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("acked_at", _moment, nullable=False, server_default=func.now()),
+)
+Index("positions_acked_idx", positions.c.acked_at)
+
+tickets = Table(
+    "tickets",
+    metadata,
+    # SHA-256 of the ticket: who reads the table can't use what it holds.
+    Column("id", Text, primary_key=True),
+    Column("claims", Text, nullable=False),
+    Column("expires_at", _moment, nullable=False),
+)
+Index("tickets_expires_idx", tickets.c.expires_at)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    # The id of the event, which the receiver gets as `webhook-id`.
+    Column("id", Text, primary_key=True),
+    Column("job", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text),
+    Column("url", Text, nullable=False),
+    # Whether the submission named the URL; if not, it is the service's.
+    Column("own", Boolean, nullable=False),
+    # In byte order, as Python compares: couriers go round from host to host.
+    Column(
+        "host",
+        Text(collation="C"),
+        Computed("substring(url from '^[a-z]+://([^/]+)')", persisted=True),
+        nullable=False,
+    ),
+    # Whose URL it is, and which: a digest, since the URL itself may be too long for an index.
+    Column(
+        "endpoint",
+        Text,
+        Computed(
+            "md5(CASE WHEN own THEN tenant ELSE '' END || chr(10)"
+            " || CASE WHEN own THEN coalesce(owner, '') ELSE '' END || chr(10) || url)",
+            persisted=True,
+        ),
+        nullable=False,
+    ),
+    Column("status", Text, nullable=False, server_default=text("'pending'")),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", _moment, nullable=False, server_default=func.now()),
+    Column("since", _moment, nullable=False, server_default=func.now()),
+    Column("due_at", _moment, nullable=False, server_default=func.now()),
+    Column("settled_at", _moment),
+    CheckConstraint("status IN ('pending','delivered','failed','disabled')", name="status"),
+    CheckConstraint("(status = 'pending') = (settled_at IS NULL)", name="settled"),
+)
+Index("webhooks_host_idx", webhooks.c.host, webhooks.c.due_at, postgresql_where=text("status = 'pending'"))
+Index("webhooks_due_idx", webhooks.c.due_at, postgresql_where=text("status = 'pending'"))
+Index("webhooks_owner_idx", webhooks.c.tenant, webhooks.c.owner, webhooks.c.id.desc())
+
+webhook_attempts = Table(
+    "webhook_attempts",
+    metadata,
+    Column("webhook", Text, ForeignKey(webhooks.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("at", _moment, nullable=False),
+    Column("duration", Float, nullable=False),
+    Column("status", Integer),
+    Column("error", Text),
+    Column("answer", Text),
+)
+
+disabled_endpoints = Table(
+    "disabled_endpoints",
+    metadata,
+    # As `webhooks.endpoint`. Tenant and owner are empty for the service's own callback URL.
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("disabled_at", _moment, nullable=False, server_default=func.now()),
+)
+Index("disabled_endpoints_owner_idx", disabled_endpoints.c.tenant, disabled_endpoints.c.owner)
