@@ -8,10 +8,10 @@ what comes meanwhile is kept in its buffer, and `join` puts the two together wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ..domain import Channel, Place, Position
-from ..wire import Delivery, progress_frame, text_frame
+from ..wire import Delivery, bus_head, event_frame, event_head, parse_bus, progress_frame, text_frame
 from .listener import Listener
 
 BUFFERED = 1000
@@ -37,6 +37,26 @@ class Subscription:
 class Feed:
     """The state of a channel at this node. It is live once `top` is known."""
 
+    __slots__ = (
+        "_behind",
+        "_deliveries",
+        "_early",
+        "_expected",
+        "_head",
+        "_joining",
+        "_live",
+        "_on_pending",
+        "_others",
+        "_pending",
+        "_writers",
+        "channel",
+        "epoch",
+        "idle_since",
+        "repairing",
+        "sent",
+        "top",
+    )
+
     def __init__(self, channel: Channel, on_pending: Callable[[Feed], None]) -> None:
         self.channel = channel
         self.epoch = ""
@@ -48,12 +68,20 @@ class Feed:
         self.idle_since: float | None = None
         self._on_pending = on_pending
         self._early: list[Delivery] = []
-        self._pending: list[Delivery] = []
+        self._pending: list[bytes] = []
+        """Frames for the sockets."""
+        self._deliveries: list[Delivery] = []
+        """The same events for whoever is no socket."""
         self._live: set[Subscription] = set()
-        self._joining: set[Subscription] = set()
-        self._behind: dict[Subscription, Position] = {}
+        # Most feeds have one subscription, live: an empty set for the others would be most of their memory.
+        self._joining: set[Subscription] | None = None
+        self._behind: dict[Subscription, Position] | None = None
         self._writers: list[Callable[[bytes], object]] | None = None
-        self._others: list[Listener] = []
+        self._others: Sequence[Listener] = ()
+        self._head = b""
+        """How every event frame of the channel begins."""
+        self._expected = b""
+        """How the next message begins, if only sockets have to hear of it; empty if there is more to consider."""
 
     @property
     def position(self) -> Position:
@@ -61,7 +89,11 @@ class Feed:
 
     def __contains__(self, subscription: object) -> bool:
         """Whether it has not left."""
-        return subscription in self._live or subscription in self._joining or subscription in self._behind
+        return (
+            subscription in self._live
+            or subscription in (self._joining or ())
+            or subscription in (self._behind or ())
+        )
 
     @property
     def idle(self) -> bool:
@@ -69,8 +101,40 @@ class Feed:
 
     # Messages in
 
+    def hear(self, message: bytes) -> bool:
+        """A message from the bus. False: something before it is missing, and the store must be read."""
+        head = self._expected
+        if not head or not message.startswith(head):
+            return self._hear_out(message)
+        # The usual case: nothing needs to be parsed.
+        self.top = top = (self.top or 0) + 1
+        self._expected = bus_head(self.epoch, top + 1)
+        if not self._pending:
+            self._on_pending(self)
+        self._pending.append(event_frame(self._head, head[2:-1], message[len(head) :]))
+        return True
+
+    def _hear_out(self, message: bytes) -> bool:
+        heard = parse_bus(message)
+        if isinstance(heard, bytes):
+            self.progress(heard)
+        elif heard is not None:
+            if not self.receive(*heard):
+                return False
+            if not self._expected and self._only_sockets:
+                self._head = self._head or event_head(self.channel.name)
+                self._expected = bus_head(self.epoch, (self.top or 0) + 1)
+        return True
+
+    @property
+    def _only_sockets(self) -> bool:
+        """Whether an event concerns nobody but live sockets."""
+        if self.top is None or self.repairing or self._joining or not self._live:
+            return False
+        return bool(self._prepared()) and not self._others
+
     def receive(self, position: Position, event: bytes) -> bool:
-        """An event from the bus. False: something before it is missing, and the store must be read."""
+        """An event. False: something before it is missing, and the store must be read."""
         delivery = Delivery(self.channel, position, event)
         if self.top is None or self.repairing:
             self._early.append(delivery)
@@ -88,7 +152,8 @@ class Feed:
         """Where the channel stands, from the store; then what came early. False: something is missing."""
         self.epoch, self.top = position.epoch, position.offset
         self.sent = position.offset
-        for subscription in self._joining:
+        self._expected = b""
+        for subscription in self._joining or ():
             subscription.base = position.offset
         return self.receive_early()
 
@@ -97,9 +162,12 @@ class Feed:
         return all([self.receive(delivery.position, delivery.event) for delivery in early])
 
     def begin_repair(self) -> None:
-        """The store is about to be read: what came before is in it, or belongs to an epoch that is over."""
+        """The store is about to be read: what came before is in it, or belongs to an epoch that is over; or it is
+        ahead of what the store shows as yet, and is kept."""
         self.repairing = True
-        self._early = []
+        self._expected = b""
+        here = self.position
+        self._early = [e for e in self._early if e.position.epoch == here.epoch and e.position.offset > here.offset]
 
     def repaired(self, events: Iterable[tuple[Position, bytes]], position: Position, reset: Position | None) -> None:
         """What the store has after `position` of before: it is the truth, whatever its offsets."""
@@ -107,7 +175,7 @@ class Feed:
             self.flush()
             for subscription in self._live:
                 subscription.listener.reset(self.channel, reset)
-            for subscription in self._joining:
+            for subscription in self._joining or ():
                 # Their own reading will find the reset by itself.
                 subscription.overflowed = True
             self.epoch, self.top, self.sent = reset.epoch, reset.offset, reset.offset
@@ -117,34 +185,39 @@ class Feed:
 
     def _accept(self, delivery: Delivery) -> None:
         self.top = delivery.position.offset
-        for subscription in self._joining:
+        self._expected = b""
+        for subscription in self._joining or ():
             if len(subscription.buffer) < BUFFERED:
                 subscription.buffer.append(delivery)
             else:
                 subscription.overflowed = True
-        if self._live:
-            if not self._pending:
-                self._on_pending(self)
-            self._pending.append(delivery)
-        else:
+        if not self._live:
             self.sent = self.top
+            return
+        if not self._pending and not self._deliveries:
+            self._on_pending(self)
+        if self._prepared():
+            self._pending.append(delivery.ws)
+        if self._others:
+            self._deliveries.append(delivery)
 
     # Deliveries out
 
     def flush(self) -> None:
         """Write what is pending to every live subscription: one join, one write each."""
-        pending, self._pending = self._pending, []
-        if not pending:
-            return
-        self.sent = pending[-1].position.offset if self.top is None else self.top
-        writers = self._prepared()
-        if writers:
-            data = pending[0].ws if len(pending) == 1 else b"".join([delivery.ws for delivery in pending])
-            for write in writers:
+        if self._pending or self._deliveries:
+            self.sent = self.top or 0
+        if self._pending:
+            pending, self._pending = self._pending, []
+            data = pending[0] if len(pending) == 1 else b"".join(pending)
+            for write in self._prepared():
                 write(data)
-        for listener in tuple(self._others):
-            for delivery in pending:
-                listener.deliver(delivery)
+        if self._deliveries:
+            deliveries, self._deliveries = self._deliveries, []
+            self._prepared()
+            for listener in tuple(self._others):
+                for delivery in deliveries:
+                    listener.deliver(delivery)
 
     def progress(self, item: bytes) -> None:
         self.flush()
@@ -159,21 +232,33 @@ class Feed:
     def _prepared(self) -> list[Callable[[bytes], object]]:
         """The live subscriptions' writers, prebuilt: a check per subscriber and event costs a sixth."""
         if self._writers is None:
-            self._writers, self._others = [], []
-            for subscription in self._live:
-                writer = subscription.listener.writer
-                if writer is None:
-                    self._others.append(subscription.listener)
-                else:
-                    self._writers.append(writer)
+            writers = [(subscription.listener, subscription.listener.writer) for subscription in self._live]
+            self._writers = [writer for _, writer in writers if writer is not None]
+            self._others = tuple(listener for listener, writer in writers if writer is None)
         return self._writers
+
+    def _changed(self) -> None:
+        """Who hears the channel is not as before."""
+        self._writers = None
+        self._expected = b""
+
+    def _join_up(self, subscription: Subscription) -> None:
+        if self._joining is None:
+            self._joining = set()
+        self._joining.add(subscription)
+        self._expected = b""
+
+    def _joined(self, subscription: Subscription) -> None:
+        if self._joining is not None:
+            self._joining.discard(subscription)
+            self._joining = self._joining or None
 
     # Subscriptions
 
     def enter(self, listener: Listener) -> Subscription:
         """A new subscription, joining: it reads what it missed, then calls `join`."""
         subscription = Subscription(listener, self)
-        self._joining.add(subscription)
+        self._join_up(subscription)
         self.idle_since = None
         return subscription
 
@@ -191,9 +276,9 @@ class Feed:
             if delivery.position.offset > position.offset:
                 subscription.listener.deliver(delivery)
         subscription.buffer = []
-        self._joining.discard(subscription)
+        self._joined(subscription)
         self._live.add(subscription)
-        self._writers = None
+        self._changed()
         return True
 
     def reread(self, subscription: Subscription) -> None:
@@ -205,20 +290,23 @@ class Feed:
         """Its socket is full: write nothing more to it, and remember where it stands."""
         if subscription in self._live:
             self._live.discard(subscription)
+            if self._behind is None:
+                self._behind = {}
             self._behind[subscription] = Position(self.epoch, self.sent)
-            self._writers = None
+            self._changed()
 
     def catch_up(self, subscription: Subscription) -> Position | None:
         """It has drained: it is joining again, from the answer. None if it was not behind."""
-        position = self._behind.pop(subscription, None)
+        position = self._behind.pop(subscription, None) if self._behind else None
         if position is not None:
             self.reread(subscription)
-            self._joining.add(subscription)
+            self._join_up(subscription)
         return position
 
     def leave(self, subscription: Subscription) -> None:
-        self._joining.discard(subscription)
-        self._behind.pop(subscription, None)
+        self._joined(subscription)
+        if self._behind:
+            self._behind.pop(subscription, None)
         if subscription in self._live:
             self._live.discard(subscription)
-            self._writers = None
+            self._changed()

@@ -9,28 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import telemetry, wire
-from ..bus import Subscriber, channel_of, topic
+from ..bus import Subscriber, topic
 from ..domain import Channel, Place, Position
 from ..errors import NotFound, Unavailable
-from ..store import EventStore
+from ..store import ChannelState, EventStore, locate
 from ..tasks import stop
 from .feed import Feed, Subscription
 from .listener import Listener
+from .reading import Reading
+from .tops import TopCheck
 
 logger = logging.getLogger(__name__)
 
 LINGER = 30.0
 """Seconds that a channel stays subscribed on Redis without listeners, as between two long-polls."""
 
-BUS_AWAY_CHECK = 0.5
-"""Seconds between two looks at PostgreSQL while Redis brings nothing."""
+FIRST_PAGE = 100
+PIECE_BYTES = 16 * 1024
+PAGE_BYTES = 128 * 1024
+"""A page of missed events that was smaller than this is followed by a larger one."""
+
+WAVE = 200
+"""How many listeners are sent elsewhere at a time, `WAVE_EVERY` seconds apart."""
+WAVE_EVERY = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,63 +61,91 @@ class Hub:
         top_check: float = 20.0,
         last_progress: Callable[[str], Awaitable[bytes | None]] | None = None,
     ) -> None:
-        self._events = events
-        self._bus = Subscriber(bus_url, self._message, self._bus_changed, self._bus_changed)
-        self._top_check = top_check
-        self._last_progress = last_progress
+        self._reading = Reading(events)
         self._feeds: dict[Channel, Feed] = {}
+        self._bus = Subscriber(bus_url, self._message, self._bus_changed, self._bus_changed)
+        self._tops = TopCheck(events, self._bus, self._feeds, self._repair, top_check)
+        self._last_progress = last_progress
+        self._by_topic: dict[str, Feed] = {}
         self._subscriptions: dict[Listener, dict[Channel, Subscription]] = {}
         self._paused: set[Listener] = set()
         self._dirty: list[Feed] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._check_now = asyncio.Event()
+        self._draining = False
 
     def start(self) -> None:
         self._bus.start()
-        self._spawn(self._check_tops())
+        self._spawn(self._tops.run(self._forget_idle))
 
     async def stop(self) -> None:
         await stop(*self._tasks)
         await self._bus.stop()
 
-    def drain(self) -> None:
-        """Send every listener elsewhere: this node is going away."""
-        for listener in list(self._subscriptions):
-            listener.drain()
+    async def drain(self, within: float = 0.0) -> None:
+        """Send every listener elsewhere, as this node is going away: in waves, over up to `within` seconds, so
+        that other nodes do not get them all at once. Who attaches from now on is sent on at once."""
+        self._draining = True
+        listeners = list(self._subscriptions)
+        waves = [listeners[at : at + WAVE] for at in range(0, len(listeners), WAVE)]
+        for number, wave in enumerate(waves):
+            if number:
+                await asyncio.sleep(min(WAVE_EVERY, within / len(waves)))
+            for listener in wave:
+                listener.drain()
 
     def channels(self, listener: Listener) -> list[Channel]:
         return list(self._subscriptions.get(listener, ()))
 
-    async def locate(self, channel: Channel, place: Place) -> tuple[Position, bool]:
-        """Where a reader at `place` will go on from, and whether it has missed nothing that is gone by now.
-
-        Raises NotFound if the channel is that of a job which does not exist.
-        """
-        found = await self._events.resolve(channel, place)
-        if found is None:
-            raise NotFound
-        return found, not isinstance(place, Position) or found == place
-
     # Attaching and leaving
 
     async def attach(self, listener: Listener, channel: Channel, place: Place) -> Attached:
-        """Deliver what lies after `place`, then everything that comes. Attaching again changes nothing.
+        """Attach to one channel; see `attach_all`."""
+        return (await self.attach_all(listener, {channel: place}))[channel]
 
-        Raises NotFound if the channel is that of a job which does not exist, Unavailable without PostgreSQL.
+    async def attach_all(
+        self,
+        listener: Listener,
+        places: Mapping[Channel, Place],
+        located: Callable[[Mapping[Channel, Position], bool], None] | None = None,
+    ) -> Mapping[Channel, Attached]:
+        """Deliver what lies after each channel's place, then everything that comes. Attaching to a channel
+        again changes nothing.
+
+        `located` is called once, before anything is delivered, with where each new channel goes on from, and
+        whether nothing was missed that is gone by now.
+        Raises NotFound if a channel is that of a job which does not exist, Unavailable without PostgreSQL: then
+        none of them is attached.
         """
-        held = self._subscriptions.setdefault(listener, {})
-        if channel in held:
-            return Attached(held[channel].feed.position, True, True, False)
+        held = self._subscriptions.get(listener, {})
+        answers = {c: Attached(held[c].feed.position, True, True, False) for c in places if c in held}
+        entered = {c: self._enter(listener, c) for c in places if c not in held}
+        try:
+            await self._bus.subscribe_all([topic(channel) for channel in entered])
+            states = await self._reading.states({channel: places[channel] for channel in entered})
+            starts = {channel: locate(channel, places[channel], states[channel]) for channel in entered}
+            if located is not None:
+                whole = all(reset is None for _, reset in starts.values())
+                located({channel: position for channel, (position, _) in starts.items()}, whole)
+            # Those with nothing to read first: they are live before the others have begun.
+            for channel in sorted(entered, key=lambda c: starts[c][0].offset < states[c].top):
+                position, reset = starts[channel]
+                place = position if reset is None else places[channel]
+                answers[channel] = await self._read_on(entered[channel], place, states[channel])
+        except BaseException:
+            for subscription in entered.values():
+                self._drop(subscription)
+            raise
+        if self._draining:
+            listener.drain()
+        return answers
+
+    def _enter(self, listener: Listener, channel: Channel) -> Subscription:
         feed = self._feeds.get(channel)
         if feed is None:
-            feed = self._feeds[channel] = Feed(channel, self._pending)
-        subscription = held[channel] = feed.enter(listener)
-        try:
-            await self._bus.subscribe(topic(channel))
-            return await self._read_on(subscription, place)
-        except BaseException:
-            self._drop(subscription)
-            raise
+            feed = self._feeds[channel] = self._by_topic[topic(channel)] = Feed(channel, self._pending)
+        subscription = feed.enter(listener)
+        self._subscriptions.setdefault(listener, {})[channel] = subscription
+        return subscription
 
     def detach(self, listener: Listener, channel: Channel) -> None:
         subscription = self._subscriptions.get(listener, {}).get(channel)
@@ -138,34 +172,43 @@ class Hub:
 
     # The one reading
 
-    async def _read_on(self, subscription: Subscription, place: Place) -> Attached:
-        """Deliver from the store until the subscription can join what is live."""
+    async def _read_on(self, subscription: Subscription, place: Place, state: ChannelState | None = None) -> Attached:
+        """Deliver from the store until the subscription can join what is live. `state` is where its channel has
+        just been seen: who has nothing to read needs no other look."""
         feed, listener = subscription.feed, subscription.listener
         recovered, closed = True, False
+        limit = min(listener.page, FIRST_PAGE)
         while True:
             if not await listener.ready() or subscription not in feed:
                 # A position that is gone by now stays as it is, so that the next reading finds the reset.
-                position = place if isinstance(place, Position) else await self._events.resolve(feed.channel, place)
-                if position is None:
-                    raise NotFound
+                assert isinstance(place, Position)
                 self._drop(subscription)
-                return Attached(position, recovered, False, False)
-            page = await self._events.read(feed.channel, place, listener.page)
-            if page is None:
-                raise NotFound
+                return Attached(place, recovered, False, False)
+            page = await self._reading.page(feed.channel, place, limit, state)
+            state = None
             if subscription not in feed:
                 continue
             if page.reset is not None:
                 recovered = False
                 listener.reset(feed.channel, page.reset)
-            for position, event in page.events:
-                listener.deliver(wire.Delivery(feed.channel, position, event))
-            place = subscription.place = page.position
-            closed = page.closed
-            if not page.more and self._join(subscription, page.position):
-                break
+            place, closed = page.position, page.closed
+            for piece, taken in _pieces(page.events, PIECE_BYTES if listener.writer else 0):
+                _deliver(listener, feed.channel, piece)
+                if listener in self._paused and taken < len(page.events):
+                    # Its socket is full: the rest is read again when it has drained.
+                    place, limit = piece[-1][0], taken
+                    break
+            subscription.place = place
+            if place == page.position and not page.more:
+                if self._join(subscription, page.position):
+                    break
+                if not page.events:
+                    # Redis is ahead of what the store shows, or the other way about: for a moment.
+                    await asyncio.sleep(0.01)
+            if sum(len(event) for _, event in page.events) < PAGE_BYTES:
+                limit = min(4 * limit, listener.page)
         await self._snapshot(subscription)
-        return Attached(place, recovered, True, closed)
+        return Attached(page.position, recovered, True, closed)
 
     def _join(self, subscription: Subscription, position: Position) -> bool:
         feed = subscription.feed
@@ -221,14 +264,13 @@ class Hub:
     # What Redis brings
 
     def _message(self, name: str, payload: bytes) -> None:
-        feed = self._feeds.get(channel_of(name))
-        if feed is None:
-            return
-        message = wire.parse_bus(payload)
-        if isinstance(message, bytes):
-            feed.progress(message)
-        elif message is not None and not feed.receive(*message):
+        feed = self._by_topic.get(name)
+        if feed is not None and not feed.hear(payload):
             self._repair(feed)
+
+    def _bus_changed(self) -> None:
+        """Connected: something may have been missed. Lost: from now on PostgreSQL is asked."""
+        self._tops.soon()
 
     def _pending(self, feed: Feed) -> None:
         """Called at a feed's first pending event: all that arrives in this turn of the loop goes out at once."""
@@ -252,11 +294,11 @@ class Hub:
         try:
             while True:
                 try:
-                    page = await self._events.read(feed.channel, feed.position, 500)
+                    page = await self._reading.page(feed.channel, feed.position, 500)
                 except Unavailable:
                     await asyncio.sleep(0.5)
                     continue
-                if page is None:
+                except NotFound:
                     return
                 count += len(page.events)
                 feed.repaired(page.events, page.position, page.reset)
@@ -270,42 +312,11 @@ class Hub:
             await asyncio.sleep(0.05)
             self._repair(feed)
 
-    # Looking for what Redis did not bring
-
-    def _bus_changed(self) -> None:
-        """Connected: something may have been missed. Lost: from now on PostgreSQL is asked."""
-        self._check_now.set()
-
-    async def _check_tops(self) -> None:
-        while True:
-            pause = self._top_check * random.uniform(0.8, 1.2) if self._bus.connected else BUS_AWAY_CHECK
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._check_now.wait(), pause)
-            self._check_now.clear()
-            self._forget_idle()
-            try:
-                await self._compare_tops()
-            except Unavailable:
-                self._check_now.set()
-                await asyncio.sleep(BUS_AWAY_CHECK)
-            except Exception:
-                logger.exception("tops not compared; they will be again")
-
-    async def _compare_tops(self) -> None:
-        live = [feed for feed in self._feeds.values() if feed.top is not None and not feed.idle]
-        if not live:
-            return
-        states = await self._events.states([feed.channel for feed in live])
-        for feed in live:
-            state = states.get(feed.channel)
-            if state is not None and (state.epoch != feed.epoch or state.top > (feed.top or 0)):
-                self._repair(feed)
-
     def _forget_idle(self) -> None:
         horizon = time.monotonic() - LINGER
         for channel, feed in list(self._feeds.items()):
             if feed.idle_since is not None and feed.idle_since < horizon and feed.idle and not feed.repairing:
-                del self._feeds[channel]
+                del self._feeds[channel], self._by_topic[topic(channel)]
                 self._bus.unsubscribe(topic(channel))
 
     def _spawn(self, work: Awaitable[None]) -> None:
@@ -317,3 +328,26 @@ class Hub:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("the hub failed at a background task", exc_info=error)
+
+
+Events = Sequence[tuple[Position, bytes]]
+
+
+def _pieces(events: Events, least: int) -> Iterator[tuple[Events, int]]:
+    """What is written at a time, of at least so many bytes, and how many events that makes in all: in between it
+    is seen whether the socket is full."""
+    begin = size = 0
+    for end, (_, event) in enumerate(events, 1):
+        size += len(event)
+        if size >= least or end == len(events):
+            yield events[begin:end], end
+            begin, size = end, 0
+
+
+def _deliver(listener: Listener, channel: Channel, events: Events) -> None:
+    deliveries = [wire.Delivery(channel, position, event) for position, event in events]
+    if listener.writer is not None:
+        listener.writer(b"".join([delivery.ws for delivery in deliveries]))
+        return
+    for delivery in deliveries:
+        listener.deliver(delivery)

@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 
 from pushsvc import wire
 from pushsvc.domain import Channel, Place, Position
+from pushsvc.errors import BadCursor
 from pushsvc.hub.feed import BUFFERED, Feed, Subscription
 from pushsvc.store.events import Page
 from pushsvc.wire import Delivery
@@ -163,7 +164,7 @@ class FeedMachine(RuleBasedStateMachine):
         self.store.floor, self.store.top = 0, top
 
     def _receive(self, message: tuple[Position, bytes]) -> None:
-        if not self.feed.receive(*message):
+        if not self.feed.hear(wire.bus_event(*message)):
             self._need_repair()
 
     # The hub's reading
@@ -290,7 +291,17 @@ class FeedMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_pending_will_be_flushed(self) -> None:
-        assert not self.feed._pending or self.pending, "events wait and nobody was told"
+        assert not (self.feed._pending or self.feed._deliveries) or self.pending, "events wait and nobody was told"
+
+    @invariant()
+    def what_is_expected_is_what_comes_next(self) -> None:
+        feed = self.feed
+        if feed._expected:
+            assert feed.top is not None
+            assert feed._expected == wire.bus_event(Position(feed.epoch, feed.top + 1), b"")
+            assert not feed.repairing
+            assert feed._joining is None
+            assert not feed._others
 
     def teardown(self) -> None:
         """When the storm is over, everybody has everything, and the feed rests."""
@@ -339,7 +350,7 @@ def live_feed(*ears: Ear, top: int = 0) -> tuple[Feed, list[Subscription]]:
 
 
 def arrive(feed: Feed, *offsets: int, epoch: str = "k1") -> list[bool]:
-    return [feed.receive(Position(epoch, n), body(epoch, n)) for n in offsets]
+    return [feed.hear(wire.bus_event(Position(epoch, n), body(epoch, n))) for n in offsets]
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -354,6 +365,56 @@ def test_everything_that_arrived_in_one_turn_goes_out_in_one_write(direct: bool)
     feed.flush()
     assert ear.at == Position("k1", 3)
     assert len(writes) == (1 if direct else 0)
+
+
+def test_what_nobody_has_to_parse_is_the_same_frame() -> None:
+    """The first message of a feed is read to the end, the next ones are only compared with what is expected."""
+    ear = Ear(True)
+    feed, _ = live_feed(ear, top=7)
+    writes: list[bytes] = []
+    feed._prepared()[:] = [writes.append]
+    for n in range(8, 12):
+        arrive(feed, n)
+        feed.flush()
+    assert writes == [Delivery(CHANNEL, Position("k1", n), body("k1", n)).ws for n in range(8, 12)]
+    assert writes == [
+        wire.text_frame(Delivery(CHANNEL, Position("k1", n), body("k1", n)).frame) for n in range(8, 12)
+    ]
+
+
+def test_once_all_is_as_usual_somebody_who_reads_what_was_missed_still_hears_what_comes() -> None:
+    live, joining, polling = Ear(True), Ear(True), Ear(False)
+    feed, _ = live_feed(live)
+    arrive(feed, 1, 2)
+    for ear in (joining, polling):
+        ear.at = Position("k1", 1)
+    subscriptions = [feed.enter(joining), feed.enter(polling)]
+    arrive(feed, 3)
+    for subscription in subscriptions:
+        assert not feed.join(subscription, Position("k1", 1)), "it has not read the second yet"
+        subscription.listener.deliver(Delivery(CHANNEL, Position("k1", 2), body("k1", 2)))
+    for ear in (joining, polling):
+        assert ear.at == Position("k1", 2)
+    joining.deliver(Delivery(CHANNEL, Position("k1", 3), body("k1", 3)))
+    polling.deliver(Delivery(CHANNEL, Position("k1", 3), body("k1", 3)))
+    assert all(feed.join(subscription, Position("k1", 3)) for subscription in subscriptions)
+    arrive(feed, 4, 5)
+    feed.flush()
+    assert live.at == joining.at == polling.at == Position("k1", 5)
+
+
+@pytest.mark.parametrize("message", [b"", b"e", b"e k1.2", b"x k1.2 {}", b"p", b"q {}"])
+def test_a_message_of_another_version_or_of_no_kind_changes_nothing(message: bytes) -> None:
+    ear = Ear(True)
+    feed, _ = live_feed(ear)
+    arrive(feed, 1)
+    try:
+        assert feed.hear(message)
+    except (BadCursor, ValueError):
+        assert message.startswith(b"e ")
+    assert arrive(feed, 2) == [True]
+    feed.flush()
+    assert ear.at == Position("k1", 2)
 
 
 def test_a_gap_is_reported_and_what_came_early_is_kept() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 
 import pytest
@@ -16,8 +16,9 @@ from pushsvc.domain import Channel, Job, Place, Position, Progress, new_job_id
 from pushsvc.errors import NotFound
 from pushsvc.hub import Hub
 from pushsvc.hub import hub as hub_module
+from pushsvc.hub import tops
 from pushsvc.settings import Settings
-from pushsvc.store import EventStore, Requeue
+from pushsvc.store import ChannelState, EventStore, Requeue
 from pushsvc.store.events import Page
 from pushsvc.wire import Delivery
 
@@ -127,30 +128,41 @@ async def test_events_committed_while_attaching_come_once_and_in_order(kit: Kit,
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the look", "after the look"])
-async def test_a_result_that_is_committed_and_published_during_the_reading_comes_once(kit: Kit, before: bool) -> None:
-    armed = False
+@pytest.mark.parametrize("missed", [0, 1])
+async def test_a_result_that_is_committed_and_published_during_the_reading_comes_once(
+    kit: Kit, before: bool, missed: int
+) -> None:
+    """Whether the reader has something to read, or only looks where the channel stands."""
+    armed = ""
+
+    async def in_between(look: str) -> bool:
+        nonlocal armed
+        if armed != look:
+            return False
+        armed = ""
+        await kit.finish("in between")
+        return before
 
     class Slow(EventStore):
+        async def states(self, channels: Sequence[Channel]) -> Mapping[Channel, ChannelState]:
+            states = await super().states(channels)
+            return await super().states(channels) if await in_between("states") else states
+
         async def read(self, channel: Channel, place: Place, limit: int = 100) -> Page | None:
-            nonlocal armed
             page = await super().read(channel, place, limit)
-            if armed:
-                armed = False
-                await kit.finish("in between")
-                if before:
-                    page = await super().read(channel, place, limit)
-            return page
+            return await super().read(channel, place, limit) if await in_between("read") else page
 
     async with running(Hub(Slow(kit.postgres), kit.settings.bus, top_check=3600)) as hub:
         for _ in range(10):
             ear = Ear()
-            start = await kit.events.resolve(me(), "now")
-            assert start is not None
-            armed = True
+            start = (await kit.events.states([me()]))[me()].end
+            await kit.finish_many(range(missed))
+            armed = "read" if missed else "states"
             await hub.attach(ear, me(), start)
+            assert armed == ""
             await kit.finish("after")
-            await until(partial(heard_at_least, ear, 2))
-            assert ear.offsets() == [start.offset + 1, start.offset + 2]
+            await until(partial(heard_at_least, ear, missed + 2))
+            assert ear.offsets() == [start.offset + n + 1 for n in range(missed + 2)]
             hub.leave(ear)
 
 
@@ -181,8 +193,6 @@ async def test_attaching_says_where_the_listener_stands(kit: Kit, hub: Hub) -> N
     assert (attached.position, attached.recovered) == (Position(start.epoch, 3), False)
     assert foreign.resets == [("user:me", Position(start.epoch, 3))]
     assert foreign.heard == now.heard == []
-    assert await hub.locate(me(), Position("k0", 1)) == (Position(start.epoch, 3), False)
-    assert await hub.locate(me(), "start") == (start, True)
 
 
 async def test_attaching_twice_changes_nothing(kit: Kit, hub: Hub) -> None:
@@ -202,8 +212,6 @@ async def test_the_channel_of_an_unknown_job_is_not_found_and_leaves_nothing_beh
     for place in places:
         with pytest.raises(NotFound):
             await hub.attach(ear, me(f"job:{new_job_id()}"), place)
-    with pytest.raises(NotFound):
-        await hub.locate(me(f"job:{new_job_id()}"), "now")
     assert hub.channels(ear) == []
     assert hub._subscriptions == {}
 
@@ -222,7 +230,7 @@ async def test_a_listener_that_wants_no_more_keeps_its_place(kit: Kit, hub: Hub)
 async def test_a_reset_is_not_swallowed_by_a_listener_that_wants_no_more(kit: Kit, hub: Hub) -> None:
     """Its place is gone; whoever goes on from the answer must still come to know that."""
     await kit.finish_many(range(3), publish=False, retention=0.001)
-    await kit.jobs.purge(2)
+    await kit.retention.purge(2)
     start = await start_of(kit)
     ear = Ear()
     ear.wants_more = False
@@ -435,18 +443,17 @@ async def test_a_listener_that_fills_up_while_it_reads_what_it_missed_gets_nothi
     await kit.finish_many(range(3), publish=False)
     narrow, wide = Narrow(), Ear()
     attaching = asyncio.create_task(hub.attach(narrow, me(), await start_of(kit)))
-    await until(lambda: len(narrow.heard) == 3)
+    await until(lambda: narrow.heard)
+    before = len(narrow.heard)
     await hub.attach(wide, me(), "now")
     await kit.finish_many(range(3, 23))
     await until(lambda: len(wide.heard) == 20)
-    assert len(narrow.heard) == 3
-    narrow.open.set()
-    hub.resume(narrow)
-    await soon(attaching)
+    assert len(narrow.heard) == before
     while len(narrow.heard) < 23:
         narrow.open.set()
         hub.resume(narrow)
         await asyncio.sleep(0.005)
+    await soon(attaching)
     assert narrow.offsets() == list(range(1, 24))
 
 
@@ -638,8 +645,28 @@ async def test_draining_tells_every_listener(kit: Kit, hub: Hub) -> None:
     for ear in ears:
         await hub.attach(ear, me(), "now")
         await hub.attach(ear, me("group:ops"), "now")
-    hub.drain()
+    await hub.drain()
     assert [ear.drains for ear in ears] == [1, 1]
+    late = Ear()
+    await hub.attach(late, me(), "now")
+    assert late.drains == 1, "who comes to a node that goes away is sent on at once"
+
+
+async def test_a_crowd_is_sent_elsewhere_in_waves_with_the_loop_free_between_them(kit: Kit, hub: Hub) -> None:
+    ears = [Ear() for _ in range(1000)]
+    await asyncio.gather(*(hub.attach(ear, me(), "now") for ear in ears))
+    seen: set[int] = set()
+
+    async def watch() -> None:
+        while len(seen) < 5:
+            seen.add(sum(ear.drains for ear in ears))
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    await soon(hub.drain(within=0.5))
+    await soon(watching)
+    assert sorted(seen)[:5] == [200, 400, 600, 800, 1000]
+    assert all(ear.drains == 1 for ear in ears)
 
 
 async def test_a_thousand_listeners_get_an_event_in_one_turn(kit: Kit, hub: Hub) -> None:
@@ -651,3 +678,30 @@ async def test_a_thousand_listeners_get_an_event_in_one_turn(kit: Kit, hub: Hub)
     await until(lambda: all(ear.heard for ear in ears))
     assert {ear.offsets()[0] for ear in ears} == {1}
     assert time.monotonic() - began < 60
+
+
+async def test_a_connection_that_brings_nothing_though_it_is_open_is_made_anew(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every look finds what was not heard: it comes from the store, and then Redis is asked again."""
+    monkeypatch.setattr(tops, "GRACE", 0.01)
+    async with running(kit.hub(top_check=0.05)) as hub:
+        renewed: list[int] = []
+        renew = hub._bus.renew
+
+        def counted() -> None:
+            renewed.append(len(ear.heard))
+            renew()
+
+        monkeypatch.setattr(hub._bus, "renew", counted)
+        ear = Ear()
+        await hub.attach(ear, me(), "now")
+        while not renewed:
+            await kit.finish(publish=False)
+            await asyncio.sleep(0.02)
+        assert renewed[0] >= 2, "nothing was lost meanwhile"
+        await until(lambda: hub._bus.connected)
+        before = len(ear.heard)
+        await kit.finish("heard")
+        await until(lambda: len(ear.heard) > before)
+        assert ear.offsets() == list(range(1, len(ear.heard) + 1))
