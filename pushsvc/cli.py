@@ -13,7 +13,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +29,10 @@ from .errors import BudgetError, PushsvcError, SettingsError, Unavailable
 from .ops import diagnose, report
 from .service import Service
 from .settings import PREFIX, Settings, parse_duration
+from .store import EventStore, Postgres
 from .store import migrate as migrate_store
-from .transports import DirectProtocol
+from .transports import DirectHttp, DirectProtocol
+from .webhooks import SigningSecrets
 
 DATA_DIR = Path(".pushsvc")
 _target = click.argument("target", metavar="MODULE:SERVICE")
@@ -136,12 +138,16 @@ def worker(target: str, processes: int, data_dir: Path) -> None:
 
 
 @commands.command()
+@click.option("--restored", is_flag=True, help="The database was just restored: clients' cursors are of a future.")
 @_data_dir
-def migrate(data_dir: Path) -> None:
+def migrate(restored: bool, data_dir: Path) -> None:
     """Bring the store's tables to this version."""
     _use_dev_engines(data_dir)
-    before, after = _run(migrate_store(Settings.from_env().need("database_url")))
+    settings = Settings.from_env()
+    before, after = _run(migrate_store(settings.need("database_url")))
     click.echo(f"the store's schema is at {after}" + ("" if before == after else f" (it was at {before})"))
+    if restored:
+        click.echo(f"{_run(_renew_epochs(settings))} channels begin a new history: their readers are told")
 
 
 @commands.command()
@@ -184,6 +190,31 @@ def token(sub: str, tenant: str, channels: tuple[str, ...], scope: str, ttl: str
     click.echo(tokens.mint(sub, tenant=tenant, channels=channels, scope=scope.split(","), ttl=seconds))
 
 
+@commands.command()
+@click.option("--sub", required=True, help="Whose tokens.")
+@click.option("--tenant", default="default", show_default=True)
+@_data_dir
+def revoke(sub: str, tenant: str, data_dir: Path) -> None:
+    """Make all tokens of a subject void that were issued until now, and end its connections on every node."""
+    _use_dev_engines(data_dir)
+    _run(_revoke(Service(), sub, tenant))
+    click.echo(f"the tokens of {sub} are void; those issued from now on are good")
+
+
+@commands.command()
+@click.option("--sub", default="", help="Who submits the jobs.")
+@click.option("--tenant", default="default", show_default=True)
+@_data_dir
+def webhook_secret(sub: str, tenant: str, data_dir: Path) -> None:
+    """Print what verifies webhooks, one secret a line: those to URLs of --sub, or without it to the service's own."""
+    _use_dev_engines(data_dir)
+    settings = Settings.from_env()
+    given = [secret.get_secret_value() for secret in settings.webhook_secrets]
+    secrets = SigningSecrets(given, None if given else settings.need("secret"))
+    for secret in secrets.shown(tenant if sub else "", sub):
+        click.echo(secret)
+
+
 # How they run -------------------------------------------------------------------------------------
 
 
@@ -201,14 +232,16 @@ def _dev(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which sends connections elsewhere before it closes them all at once."""
+    """uvicorn, which takes no more connections and sends those it has elsewhere, before it closes all at once."""
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], Awaitable[None]]) -> None:
         super().__init__(config)
         self._drain = drain
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._drain()
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        await self._drain()
         await super().shutdown(sockets)
 
 
@@ -218,6 +251,7 @@ def _serve(service: Service, host: str, port: int, fd: int | None) -> int:
         service.app,
         host=host,
         port=port,
+        http=DirectHttp,
         ws=DirectProtocol,
         ws_max_size=settings.frame_limit,
         ws_per_message_deflate=False,
@@ -243,6 +277,18 @@ async def _work(service: Service) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await service.work(stop)
+
+
+async def _renew_epochs(settings: Settings) -> int:
+    async with Postgres(settings.need("database_url")) as postgres:
+        return await EventStore(postgres).renew_epochs()
+
+
+async def _revoke(service: Service, sub: str, tenant: str) -> None:
+    try:
+        await service.revoke(sub, tenant=tenant)
+    finally:
+        await service.close()
 
 
 def _count_processes(setting: Literal["web_processes", "worker_processes"], told: int) -> None:

@@ -1,4 +1,4 @@
-"""`Service`: what an app author holds, and the one place where the parts are put together."""
+"""`Service`: what an app author holds."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import itertools
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from datetime import UTC, datetime
 from typing import Any, TypeVar, overload
 
 from pydantic import SecretStr
@@ -16,18 +16,20 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .access import DEFAULT_SCOPES, Slots, Tokens
-from .bus import Publisher, Queue, RedisClient, connect
-from .errors import SettingsError
-from .hub import Hub
-from .jobs import Announcer, Canceller, JobSpec, Registry, Submitter, Sweeper, Worker, params_model
-from .ops import Doctor, Examination, Health, ProbedRegistry, check_budget
-from .queries import Database, DatabasePool
+from .access import DEFAULT_SCOPES
+from .domain import Channel, Position, Revocation, check_channel
+from .errors import BadRequest, SettingsError
+from .jobs import JobSpec, Registry, params_model
+from .ops import Doctor, Examination, Health
+from .parts import Parts
+from .queries import Database
 from .settings import Settings, parse_duration
-from .store import EventStore, JobStore, Postgres, check_schema
 from .tasks import stop
-from .transports import Desk, Gate
-from .web import Api, application
+from .transports import REVOCATIONS, revocation_data
+from .web import application
+
+REVOCATIONS_KEPT = 400 * 86400.0
+"""Seconds; a token that lives longer than this is no token but a password."""
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -36,15 +38,25 @@ class Service:
     """Jobs, and everything that accepts, runs and delivers them.
 
     `settings` defaults to the environment's `PUSHSVC_*`. `databases` names the databases that jobs query,
-    as URLs, each with a bound of its own; by default there is `primary`, at `PUSHSVC_DATABASE_URL`.
+    as URLs, each with a bound of its own; by default there is `primary`, at `PUSHSVC_DATABASE_URL`. `callback_url`
+    is where the last event of every job is POSTed that does not name a URL of its own; by default
+    `PUSHSVC_CALLBACK_URL`.
     """
 
-    def __init__(self, *, settings: Settings | None = None, databases: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Settings | None = None,
+        databases: Mapping[str, str] | None = None,
+        callback_url: str | None = None,
+    ) -> None:
         self.settings = Settings.from_env() if settings is None else settings
+        if callback_url is not None:
+            self.settings = self.settings.model_copy(update={"callback_url": SecretStr(callback_url)})
         self.jobs = Registry()
         self._databases = {name: SecretStr(url) for name, url in (databases or {}).items()}
         self._app: _WhenFirstCalled | None = None
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._handles = itertools.count(1)
 
     def __repr__(self) -> str:
@@ -122,6 +134,39 @@ class Service:
         """A bearer token for `sub`, valid for `ttl` seconds."""
         return self.parts.tokens.mint(sub, tenant=tenant, channels=channels, scope=scope, ttl=ttl)
 
+    async def publish(
+        self, channel: str, type: str, data: Any, *, tenant: str = "default", retention: float | str | None = None
+    ) -> Position:
+        """Publish an event of your own to a `group:` or a `user:` channel: `type` says what happened, `data` is
+        anything that a job may return. Returns the event's position, once it is committed: whoever listens hears
+        it, whoever is away finds it.
+
+        It is kept for `retention` (seconds, or text like `"24h"`; by default PUSHSVC_RETENTION). Raises
+        BadRequest, TooLarge, and Unavailable when PostgreSQL is away: then nothing has been published.
+        """
+        seconds = self.settings.retention if retention is None else _seconds(f"publish to {channel}", retention)
+        where = Channel(tenant, check_channel(channel))
+        return await self.parts.publications.publish(where, type, data, seconds)
+
+    async def revoke(self, sub: str | None = None, *, tenant: str = "default", token: str | None = None) -> None:
+        """Make all tokens of `sub` void that were issued until now, or just the one `token`.
+
+        Every node refuses them from then on, and ends the connections that were opened with them. Raises
+        BadRequest, and Unavailable when PostgreSQL is away.
+        """
+        now = datetime.now(UTC)
+        if (sub is None) == (token is None):
+            raise BadRequest("revoke a subject's tokens, or one token")
+        if token is not None:
+            principal = self.parts.tokens.verify(token)
+            if principal.token_id is None:
+                raise BadRequest("the token has no jti by which it could be told from others: revoke its subject's")
+            revocation = Revocation(principal.tenant, principal.subject, now, principal.token_id)
+        else:
+            check_channel(f"user:{sub}")
+            revocation = Revocation(tenant, str(sub), now)
+        await self.parts.publications.publish(REVOCATIONS, "revoked", revocation_data(revocation), REVOCATIONS_KEPT)
+
     def queries(self, name: str | None = None, *, database: str = "primary") -> Database:
         """`async with service.queries() as db:` what a job has as `ctx.db`, in an endpoint or anywhere else.
 
@@ -150,21 +195,21 @@ class Service:
         return self._app or self.asgi()
 
     @property
-    def parts(self) -> _Parts:
+    def parts(self) -> Parts:
         """The parts of this process, put together at first use. Raises SettingsError when a URL is missing."""
         if self._parts is None:
             self._parts = self._assembled(self.settings.endpoint_connections)
         return self._parts
 
-    def _assembled(self, own_connections: int) -> _Parts:
-        return _Parts(self.settings, self.jobs, self._databases, own_connections)
+    def _assembled(self, own_connections: int) -> Parts:
+        return Parts(self.settings, self.jobs, self._databases, own_connections)
 
     async def check(self, *, web: bool = True) -> None:
         """Raises SettingsError if the service can't start as it is set, BudgetError if the database could not bear
-        it; makes the schema where there is none. Only a `web` process needs the secret."""
+        it; makes the schema where there is none. A worker can do without the secret if it has those of webhooks."""
         parts = self._assembled(self.settings.endpoint_connections)
         try:
-            _ = parts.redis, web and parts.tokens
+            _ = parts.redis, parts.publisher, parts.callback_url, parts.signing_secrets, web and parts.tokens
             await parts.check()
         finally:
             await parts.close()
@@ -177,24 +222,28 @@ class Service:
     async def work(self, until: asyncio.Event) -> None:
         """Be a worker until the event is set, then finish or hand back what runs."""
         self._parts = parts = self._assembled(self.settings.max_jobs)
+        worker, courier = parts.worker(), parts.courier
         await parts.check()
-        worker = parts.worker()
         sweeping = asyncio.create_task(parts.sweeper.run(), name="sweeper")
         running = asyncio.create_task(worker.run(), name="worker")
+        sending = asyncio.create_task(courier.run(), name="courier")
         stopping = asyncio.create_task(until.wait())
         try:
             await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
             worker.stop()
             await running
+            courier.stop()
+            await sending
         finally:
-            await stop(sweeping, stopping, running)
+            await stop(sweeping, stopping, running, sending)
             await parts.close()
             self._parts = None
 
-    def drain(self) -> None:
-        """Send this web process' connections elsewhere, before it stops."""
+    async def drain(self) -> None:
+        """Send this web process' connections elsewhere, before it stops: in waves, over half of PUSHSVC_DRAIN at
+        the most."""
         if self._parts is not None:
-            self._parts.hub.drain()
+            await self._parts.hub.drain(self.settings.drain / 2)
 
     def _application(self, routes: Sequence[BaseRoute]) -> Starlette:
         parts = self.parts
@@ -204,134 +253,13 @@ class Service:
             await parts.check()
             parts.hub.start()
             try:
+                await parts.hub.attach(parts.revocation_listener, REVOCATIONS, "start")
                 yield
             finally:
-                parts.hub.drain()
+                await self.drain()
                 await parts.close()
 
         return application(parts.api, [*Health(parts.postgres, parts.redis).routes(), *routes], lifespan)
-
-
-class _Parts:
-    """The composition root: each part once, made when first asked for, so that a process has what it needs."""
-
-    def __init__(
-        self, settings: Settings, jobs: Registry, databases: Mapping[str, SecretStr], own_connections: int
-    ) -> None:
-        self.settings = settings
-        self.jobs = jobs
-        self.url = settings.need("database_url")
-        self._urls = databases or {"primary": SecretStr(self.url)}
-        self.databases = {
-            name: DatabasePool(
-                url.get_secret_value(),
-                name=name,
-                executor_concurrency=settings.executor_concurrency,
-                own_connections=own_connections,
-            )
-            for name, url in self._urls.items()
-        }
-        self.postgres = Postgres(self.url, settings.store_connections)
-        self._clients: list[RedisClient] = []
-        self._hub: Hub | None = None
-
-    async def check(self) -> None:
-        """Before anything is accepted: the schema is right, and the connections fit. Closes all if not."""
-        urls = {name: url.get_secret_value() for name, url in self._urls.items()}
-        try:
-            await check_schema(self.postgres, self.url)
-            await check_budget(self.settings, self.postgres, self.url, urls)
-        except BaseException:
-            await self.close()
-            raise
-
-    def _client(self, url: str, *, blocking: bool = False) -> RedisClient:
-        client = connect(url, connections=2 if blocking else 16, blocking=blocking)
-        self._clients.append(client)
-        return client
-
-    @cached_property
-    def tokens(self) -> Tokens:
-        return Tokens(self.settings.need("secret"))
-
-    @cached_property
-    def redis(self) -> RedisClient:
-        return self._client(self.settings.need("redis_url"))
-
-    @cached_property
-    def queue(self) -> Queue:
-        blocking = self._client(self.settings.need("redis_url"), blocking=True)
-        return Queue(self.redis, blocking, self.settings.queue)
-
-    @cached_property
-    def publisher(self) -> Publisher:
-        return Publisher(self._client(self.settings.bus) if self.settings.bus_url else self.redis)
-
-    @cached_property
-    def store(self) -> JobStore:
-        return JobStore(self.postgres)
-
-    @cached_property
-    def events(self) -> EventStore:
-        return EventStore(self.postgres)
-
-    @cached_property
-    def announcer(self) -> Announcer:
-        return Announcer(self.publisher, self.queue)
-
-    @cached_property
-    def sweeper(self) -> Sweeper:
-        return Sweeper(self.postgres, self.store, self.queue, self.announcer, self.settings)
-
-    @cached_property
-    def hub(self) -> Hub:
-        self._hub = Hub(
-            self.events,
-            self.settings.bus,
-            top_check=self.settings.top_check,
-            last_progress=self.publisher.last_progress,
-        )
-        return self._hub
-
-    def worker(self) -> Worker:
-        return Worker(
-            registry=ProbedRegistry(self.jobs),
-            store=self.store,
-            queue=self.queue,
-            publisher=self.publisher,
-            announcer=self.announcer,
-            databases=self.databases,
-            settings=self.settings,
-        )
-
-    @cached_property
-    def api(self) -> Api:
-        gate = Gate(self.store, self.settings.channel_limit)
-        slots = Slots("connections", self.settings.connection_limit)
-        return Api(
-            settings=self.settings,
-            registry=self.jobs,
-            tokens=self.tokens,
-            jobs=self.store,
-            events=self.events,
-            publisher=self.publisher,
-            submitter=Submitter(self.jobs, self.store, self.queue, self.settings),
-            canceller=Canceller(self.store, self.publisher, self.announcer),
-            hub=self.hub,
-            gate=gate,
-            desk=Desk(self.hub, gate, self.tokens, self.settings, slots),
-        )
-
-    async def close(self) -> None:
-        """Close every connection that was opened."""
-        if self._hub is not None:
-            await self._hub.stop()
-        for database in self.databases.values():
-            await database.close()
-        await self.postgres.close()
-        for client in self._clients:
-            with suppress(Exception):
-                await client.aclose(close_connection_pool=True)
 
 
 @dataclass(slots=True)

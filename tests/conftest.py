@@ -27,6 +27,7 @@ SECRET = "a secret for tests only, 32 chars"
 EMPTY = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
 DELETE FROM pushsvc.events; DELETE FROM pushsvc.jobs; DELETE FROM pushsvc.channels;
+DELETE FROM pushsvc.positions; DELETE FROM pushsvc.tickets; DELETE FROM pushsvc.disabled_endpoints;
 DROP SCHEMA public CASCADE; CREATE SCHEMA public
 """
 

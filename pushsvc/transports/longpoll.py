@@ -18,7 +18,6 @@ class Poll:
     writer: Callable[[bytes], object] | None = None
 
     def __init__(self, limit: int, prefix: str = "") -> None:
-        self.page = limit
         self._limit = limit
         self._prefix = prefix
         self._events: list[bytes] = []
@@ -31,6 +30,11 @@ class Poll:
         self._something = asyncio.Event()
 
     # Listener
+
+    @property
+    def page(self) -> int:
+        """As many as still fit into the answer: others would be read in vain."""
+        return max(1, self._limit - len(self._events))
 
     def deliver(self, delivery: Delivery) -> None:
         if len(self._events) >= self._limit:
@@ -62,6 +66,10 @@ class Poll:
     def drain(self) -> None:
         self._something.set()
 
+    def revoked(self) -> None:
+        """Answer now; the next poll is refused."""
+        self._something.set()
+
     # The poll
 
     async def run(self, hub: Hub, channels: Sequence[Channel], cursor: Cursor, wait: float) -> bytes:
@@ -72,8 +80,8 @@ class Poll:
         self._known = frozenset(cursor.positions)
         try:
             live = True
-            for channel in channels:
-                attached = await hub.attach(self, channel, cursor.place(channel.name))
+            places = {channel: cursor.place(channel.name) for channel in channels}
+            for channel, attached in (await hub.attach_all(self, places)).items():
                 self._note(channel, attached)
                 live = live and attached.live
             if not self._something.is_set() and not self._all_closed(channels):

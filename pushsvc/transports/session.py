@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from .. import telemetry, wire
-from ..access import Slots, Tokens, need_scope
+from ..access import Rate, Slots, Tokens, may_hear, need_scope
 from ..domain import Channel, Cursor, Position, Principal, format_cursor, inbox, new_job_id
-from ..errors import BadFrame, PushsvcError, Unauthorized
+from ..errors import BadCursor, BadFrame, Forbidden, PushsvcError, TooManyChannels, Unauthorized
 from ..hub import Hub
 from ..settings import Settings
+from ..store import Device, PositionStore
 from ..wire import Delivery
 from .gate import Gate
 
 logger = logging.getLogger(__name__)
 
 PENDING_FRAMES = 32
-"""Client frames that may wait for their turn; a client that sends more without reading its answers is cut off."""
+"""Client frames that may wait for their turn; with more, nothing is read from the socket until they are answered."""
 
 
 GOING_AWAY = 4001
@@ -46,6 +47,23 @@ class Socket(Protocol):
     async def drained(self) -> bool:
         """Waits until the backlog is gone. False: the socket is closed."""
 
+    def hold(self) -> None:
+        """Read no more messages for now; those that have been read already still come."""
+
+    def release(self) -> None:
+        """Go on reading."""
+
+
+class Connection(Protocol):
+    """What a principal holds: a session, a stream, a poll."""
+
+    def revoked(self) -> None:
+        """Some tokens of its principal are void: end, if its own is one of them."""
+
+
+Submit = Callable[[Principal, str, Mapping[str, Any], str | None], Awaitable[bytes]]
+"""Accepts a job by its name, params and idempotency key; the job as JSON."""
+
 
 @dataclass(frozen=True, slots=True)
 class Desk:
@@ -54,29 +72,47 @@ class Desk:
     hub: Hub
     gate: Gate
     tokens: Tokens
+    positions: PositionStore
+    submit: Submit
     settings: Settings
-    connections: Slots
+    connections: Slots[Connection]
+    rate: Rate
     prefix: str = ""
 
 
 class Session:
     """A connection from its handshake to its end; a Listener of the hub."""
 
-    __slots__ = ("_closed", "_desk", "_frames", "_principal", "_socket", "_task", "_timer", "_token", "_welcome")
+    __slots__ = (
+        "_closed",
+        "_desk",
+        "_device",
+        "_frames",
+        "_held",
+        "_principal",
+        "_socket",
+        "_task",
+        "_timer",
+        "_welcome",
+        "_who",
+    )
 
-    page = 100
+    page = 1000
 
-    def __init__(self, desk: Desk, socket: Socket, token: str | None = None) -> None:
-        """`token` is what the handshake's Authorization header brought, for clients that can send one."""
+    def __init__(self, desk: Desk, socket: Socket, who: Principal | str | None = None) -> None:
+        """`who` is what the handshake brought: a token in its Authorization header, or, by a ticket or the app's
+        own login, a principal. Then `hello` needs no token."""
         self._desk = desk
         self._socket = socket
-        self._token = token
+        self._who = who
         self._principal: Principal | None = None
-        self._frames: deque[str | bytes] = deque()
+        self._device: Device | None = None
+        self._frames: deque[str | bytes] | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        loop = asyncio.get_running_loop()
+        self._held = False
         self._welcome = False
+        loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = loop.call_later(desk.settings.hello_timeout, self._no_hello)
         telemetry.emit("connection.opened", {"count": 1}, {"transport": "websocket"})
 
@@ -86,12 +122,14 @@ class Session:
         """A text message from the client."""
         if self._closed:
             return
-        if len(self._frames) >= PENDING_FRAMES:
-            self._fail(BadFrame("too many frames without waiting for their answers"))
-            return
+        if self._frames is None:
+            self._frames = deque()
         self._frames.append(text)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._work())
+        if len(self._frames) >= PENDING_FRAMES and not self._held:
+            self._held = True
+            self._socket.hold()
 
     def paused(self) -> None:
         """The socket's backlog is over its bound."""
@@ -106,11 +144,14 @@ class Session:
             return
         self._closed = True
         self._desk.hub.leave(self)
-        self._frames.clear()
+        self._frames = None
+        if self._held:
+            # So that the client's own Close, or the end of its connection, is read.
+            self._socket.release()
         if self._timer is not None:
             self._timer.cancel()
         if self._principal is not None:
-            self._desk.connections.give_back((self._principal.tenant, self._principal.subject))
+            self._desk.connections.give_back(self._principal.holder, self)
         telemetry.emit("connection.closed", {"count": 1}, {"transport": "websocket", "code": code})
 
     def goodbye(self, code: int, retry_ms: tuple[int, int] | None = None) -> None:
@@ -141,13 +182,25 @@ class Session:
     def drain(self) -> None:
         self.goodbye(GOING_AWAY, RETRY_MS)
 
+    # Its token (Connection)
+
+    def revoked(self) -> None:
+        try:
+            self._desk.tokens.need_valid(self._known())
+        except Unauthorized as error:
+            self._fail(error)
+
     # What the client asks
 
     async def _work(self) -> None:
         """Answer the waiting frames, one after another; ends when there are none, to hold no memory idle."""
         try:
-            while self._frames and not self._closed:
+            while self._frames:
                 await self._answer(self._frames.popleft())
+                if self._held and self._frames is not None and len(self._frames) < PENDING_FRAMES // 2:
+                    self._held = False
+                    self._socket.release()
+            self._frames = None
         except Exception:
             logger.exception("a WebSocket session failed")
             self.goodbye(PushsvcError.close_code, RETRY_MS)
@@ -161,32 +214,39 @@ class Session:
             number = frame.id
             if isinstance(frame, wire.Hello):
                 await self._hello(frame)
-            elif self._principal is None:
-                raise Unauthorized("the first frame must be hello")
-            elif isinstance(frame, wire.Subscribe):
-                cursor = Cursor.parse(frame.cursor, self._desk.settings.cursor_limit)
-                await self._join(frame.id, self._principal, frame.channels, cursor, {})
             else:
-                for name in frame.channels:
-                    self._desk.hub.detach(self, Channel(self._principal.tenant, name))
-                self._socket.send(wire.ok_frame(frame.id, {}))
+                self._desk.rate.count(self._known().holder)
+                await _ANSWERS[type(frame)](self, frame)
         except PushsvcError as error:
             number = error.extra.pop("request", number)
             self._socket.send(wire.error_frame(number, error))
             if not self._welcome:
                 self._fail(error)
 
+    def _known(self) -> Principal:
+        if self._principal is None:
+            raise Unauthorized("the first frame must be hello")
+        return self._principal
+
     async def _hello(self, frame: wire.Hello) -> None:
         if self._principal is not None:
             raise BadFrame("hello has been said already")
-        token = frame.token or self._token
-        if token is None:
+        who = frame.token or self._who
+        if who is None:
             raise Unauthorized("hello needs a token")
-        principal = self._desk.tokens.verify(token)
+        principal = self._desk.tokens.verify(who) if isinstance(who, str) else who
+        self._desk.tokens.need_valid(principal)
         need_scope(principal, "read")
-        cursor = Cursor.parse(frame.cursor, self._desk.settings.cursor_limit)
-        self._desk.connections.take((principal.tenant, principal.subject))
-        self._principal, self._token = principal, None
+        if frame.device is not None:
+            self._device = Device(principal.tenant, principal.subject, frame.device)
+        if frame.cursor is None and self._device is not None:
+            cursor = Cursor(await self._desk.positions.acked(self._device))
+        else:
+            cursor = Cursor.parse(frame.cursor, self._desk.settings.cursor_limit)
+        if self._closed:
+            return
+        self._desk.connections.take(principal.holder, self)
+        self._principal, self._who = principal, None
         self._end_with(principal)
         ping = self._desk.settings.ping
         about = {
@@ -194,8 +254,49 @@ class Session:
             "user": principal.subject,
             "ping": int(ping) if ping.is_integer() else ping,
         }
-        await self._join(frame.id, principal, [inbox(principal.subject), *frame.channels], cursor, about)
+        await self._join(frame.id, [inbox(principal.subject), *frame.channels], cursor, about)
         self._welcome = True
+
+    async def _subscribe(self, frame: wire.Subscribe) -> None:
+        await self._join(frame.id, frame.channels, Cursor.parse(frame.cursor, self._desk.settings.cursor_limit), {})
+
+    async def _unsubscribe(self, frame: wire.Unsubscribe) -> None:
+        for name in frame.channels:
+            self._desk.hub.detach(self, Channel(self._known().tenant, name))
+        self._socket.send(wire.ok_frame(frame.id, {}))
+
+    async def _ack(self, frame: wire.Ack) -> None:
+        if self._device is None:
+            raise BadFrame("hello named no device, so there is nothing to remember the position by")
+        positions = Cursor.parse(frame.cursor, self._desk.settings.cursor_limit).positions
+        heard = {channel.name for channel in self._desk.hub.channels(self)}
+        if foreign := positions.keys() - heard:
+            raise BadCursor(f"{min(foreign):.80} is not subscribed")
+        await self._desk.positions.ack(self._device, positions)
+        self._socket.send(wire.ok_frame(frame.id, {}))
+
+    async def _refresh(self, frame: wire.Refresh) -> None:
+        """Take another token of the same subject; channels that it does not name any more are left."""
+        before, principal = self._known(), self._desk.tokens.verify(frame.token)
+        if principal.holder != before.holder:
+            raise Forbidden("the token is another subject's")
+        need_scope(principal, "read")
+        self._principal = principal
+        self._end_with(principal)
+        left = [
+            channel
+            for channel in self._desk.hub.channels(self)
+            if channel.kind != "job" and not may_hear(principal, channel.name)
+        ]
+        for channel in left:
+            self._desk.hub.detach(self, channel)
+        self._socket.send(wire.ok_frame(frame.id, {"unsubscribed": [channel.name for channel in left]}))
+
+    async def _submit(self, frame: wire.Submit) -> None:
+        principal = self._known()
+        need_scope(principal, "submit")
+        job = await self._desk.submit(principal, frame.job, frame.params, frame.key)
+        self._socket.send(wire.ok_frame_of(frame.id, job))
 
     def _end_with(self, principal: Principal) -> None:
         """From now on the timer is the token's: the connection does not outlive it."""
@@ -211,28 +312,32 @@ class Session:
         self._fail(Unauthorized("the token has expired"))
 
     async def _join(
-        self,
-        number: int | None,
-        principal: Principal,
-        names: Sequence[str],
-        cursor: Cursor,
-        about: Mapping[str, object],
+        self, number: int | None, names: Sequence[str], cursor: Cursor, about: Mapping[str, object]
     ) -> None:
         """Say where each channel goes on from, then deliver: the `ok` always comes before its events."""
         hub = self._desk.hub
         held = set(hub.channels(self))
-        channels = [c for c in await self._desk.gate.channels(principal, names) if c not in held]
+        channels = [c for c in await self._desk.gate.channels(self._known(), names) if c not in held]
         if len(held) + len(channels) > self._desk.settings.channel_limit:
-            raise BadFrame(f"at most {self._desk.settings.channel_limit} channels a connection")
-        places = {channel: await hub.locate(channel, cursor.place(channel.name)) for channel in channels}
-        positions = [(channel.name, position) for channel, (position, _) in places.items()]
-        recovered = all(whole for _, whole in places.values())
-        answer = {**about, "cursor": format_cursor(positions), "recovered": recovered}
-        self._socket.send(wire.ok_frame(number, answer))
-        for channel, (position, whole) in places.items():
-            place = position if whole else cursor.place(channel.name)
-            if not self._closed:
-                await hub.attach(self, channel, place)
+            raise TooManyChannels(f"at most {self._desk.settings.channel_limit} channels a connection")
+
+        told = False
+
+        def located(positions: Mapping[Channel, Position], whole: bool) -> None:
+            nonlocal told
+            told = True
+            where = format_cursor((channel.name, position) for channel, position in positions.items())
+            self._socket.send(wire.ok_frame(number, {**about, "cursor": where, "recovered": whole}))
+
+        if self._closed:
+            return
+        try:
+            await hub.attach_all(self, {channel: cursor.place(channel.name) for channel in channels}, located)
+        except PushsvcError as error:
+            if not told:
+                raise
+            # It has its answer, and may have had events: its cursor knows how far, the next connection goes on.
+            self._fail(error)
 
     def _no_hello(self) -> None:
         self._timer = None
@@ -240,3 +345,12 @@ class Session:
 
     def _fail(self, error: PushsvcError) -> None:
         self.goodbye(error.close_code, RETRY_MS if error.close_code < 4400 else None)
+
+
+_ANSWERS: Mapping[type, Callable[[Session, Any], Awaitable[None]]] = {
+    wire.Subscribe: Session._subscribe,
+    wire.Unsubscribe: Session._unsubscribe,
+    wire.Ack: Session._ack,
+    wire.Refresh: Session._refresh,
+    wire.Submit: Session._submit,
+}

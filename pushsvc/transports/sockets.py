@@ -7,71 +7,58 @@ connection costs less memory so); the second runs under any ASGI server, a sende
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Close, Frame
+from websockets.frames import Close
+from websockets.protocol import State
 
 from ..tasks import stop
-from ..wire import text_frame
+from .ending import answer_pings, hang_up
 from .session import Session
 
 EXTENSION = "pushsvc.socket"
 """The scope's extension by which the endpoint gets hold of the protocol that serves it."""
 
 
-class DirectProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, which can be handed over to a Session (`uvicorn.Config(ws=…)`).
+class DirectHttp(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, more exact with handshakes (`uvicorn.Config(http=…)`): what comes right behind one is
+    not dropped, and one over HTTP/1.0 is none (RFC 6455, section 4.1)."""
 
-    Until `attach` it is just uvicorn's. After, messages go to the session, and the session's frames go to the
-    transport. In every path by which the connection ends, the session is told before anything is written, so
-    that no frame ever follows a Close.
+    _segment = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._segment = data
+        super().data_received(data)
+        self._segment = b""
+
+    def _should_upgrade(self) -> bool:
+        return self.parser.get_http_version() != "1.0" and super()._should_upgrade()
+
+    def handle_websocket_upgrade(self) -> None:
+        # httptools says by its exception where the request ends; uvicorn does not look.
+        upgrade = sys.exception()
+        super().handle_websocket_upgrade()
+        rest = self._segment[upgrade.args[0] :] if upgrade is not None and upgrade.args else b""
+        protocol = self.transport.get_protocol()
+        if rest and isinstance(protocol, DirectProtocol):
+            protocol.data_received(rest)
+
+
+class DirectProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol, in whose place a DirectSocket can be put (`uvicorn.Config(ws=…)`).
+
+    Until then it is uvicorn's, to the letter of RFC 6455 where that was not.
     """
 
-    session: Session | None = None
-    backlog_limit = 0
-
-    # For the session (Socket)
-
-    def attach(self, session: Session, backlog_limit: int) -> None:
-        """Hand the socket over. `backlog_limit` is how many bytes may wait in it."""
-        self.session = session
-        self.backlog_limit = backlog_limit
-        self.transport.set_write_buffer_limits(high=backlog_limit)
-        while not self.queue.empty():
-            self._pass_on(self.queue.get_nowait())
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-
-    @property
-    def writer(self) -> Callable[[bytes], object]:
-        return self.transport.write
-
-    def send_message(self, message: bytes) -> None:
-        if not self.close_sent and not self.transport.is_closing():
-            self.transport.write(text_frame(message))
-
-    def close(self, code: int, reason: str = "") -> None:
-        if self.close_sent or self.transport.is_closing():
-            return
-        self._tell_closed(code)
-        self.stop_keepalive()
-        self.conn.send_close(code, reason)
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
-
-    async def drained(self) -> bool:
-        await self.writable.wait()
-        return not (self.disconnected or self.close_sent)
-
-    # Under uvicorn
+    _early = b""
+    """What came before the handshake was answered."""
 
     async def run_asgi(self) -> None:
         # Set here, before the app is called, so that no task factory can start the app without it.
@@ -79,98 +66,97 @@ class DirectProtocol(WebSocketsSansIOProtocol):
         extensions[EXTENSION] = self
         try:
             await self.app(self.scope, self.receive, self.send)
-        except ClientDisconnected:
+        except (ClientDisconnected, WebSocketDisconnect):
             pass
         except BaseException:
             self.logger.exception("Exception in ASGI application\n")
             self.send_500_response()
         else:
-            if not self.handshake_complete:
+            if not self.handshake_complete and not self.transport.is_closing():
                 self.logger.error("ASGI callable returned without completing handshake.")
                 self.send_500_response()
-        if self.close_timer is None and self.session is None:
+        if self.transport.get_protocol() is not self:
+            self._fall_apart()
+        elif self.close_timer is None:
             self.transport.close()
 
-    def send_receive_event_to_app(self) -> None:
-        if self.session is None:
-            super().send_receive_event_to_app()
+    def _fall_apart(self) -> None:
+        """Another has taken its place: let go of all it holds now, not when the collector finds the scope's cycle."""
+        tasks = self.tasks
+        self.__dict__.clear()
+        self.tasks = tasks
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self._early and self.handshake_complete:
+            early, self._early = self._early, b""
+            if self.conn.state is State.OPEN:
+                self.transport.resume_reading()
+                self.data_received(early)
+
+    def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated and not self.handshake_complete:
+            # A client has to wait for the answer (RFC 6455, section 4.1); what one sends sooner waits for it here.
+            self._early += data
+            self.transport.pause_reading()
             return
-        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
-        self.frames = []
-        if self.close_sent:
+        self.conn.receive_data(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self._refuse_handshake()
             return
-        if self.curr_msg_data_type == "bytes":
-            self.close(1003, "text frames only")
-            return
-        try:
-            self.session.received(bytes(data).decode())
-        except UnicodeDecodeError:
-            self.conn.fail(1007)
+        answer_pings(self, self.conn)
+        # What came before an error counts, also when one segment brought both.
+        self.handle_events()
+        if self.conn.parser_exc is not None:
             self.handle_parser_exception()
 
-    def _pass_on(self, message: Any) -> None:
-        assert self.session is not None
-        if message["type"] == "websocket.receive":
-            self.session.received(message.get("text") or message.get("bytes") or b"")
-        elif message["type"] == "websocket.disconnect":
-            self._tell_closed(message.get("code"))
+    def _refuse_handshake(self) -> None:
+        """The request could not be read: too long, or malformed. uvicorn would leave the client waiting."""
+        answer = b"".join(self.conn.data_to_send())
+        self.transport.write(answer or self.conn.reject(400, "Invalid handshake request\n").serialize())
+        self.handshake_initiated = self.handshake_complete = self.close_sent = True
+        self.transport.close()
 
-    def _tell_closed(self, code: int | None) -> None:
-        if self.session is not None:
-            self.session.closed(code)
+    def handle_ping(self) -> None:
+        """Answered already."""
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self.session is not None:
-            self.session.paused()
+    def send_receive_event_to_app(self) -> None:
+        if self.close_sent:
+            self.frames = []
+            return
+        if self.curr_msg_data_type == "text":
+            try:
+                str(b"".join(self.frames), "utf-8")
+            except UnicodeDecodeError:
+                self.frames = []
+                self.conn.fail(1007, "invalid UTF-8")
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
 
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self.session is not None and not self.close_sent:
-            self.session.resumed()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._tell_closed(1006)
-        super().connection_lost(exc)
+    # In every way that it ends
 
     def shutdown(self) -> None:
-        self._tell_closed(1012)
-        super().shutdown()
-
-    def handle_close(self, event: Frame) -> None:
-        received: Close | None = self.conn.close_rcvd
-        self._tell_closed(received.code if received else 1005)
-        super().handle_close(event)
+        if self.handshake_complete and self.conn.state is not State.OPEN:
+            self.stop_keepalive()
+            self.transport.close()
+        else:
+            super().shutdown()
 
     def handle_parser_exception(self) -> None:
-        self._tell_closed(1002)
-        super().handle_parser_exception()
+        sent: Close | None = self.conn.close_sent
+        if not self.close_sent:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": sent.code if sent else 1006})
+            # What the app still sends is nobody's fault.
+            self.disconnected = True
+        self.stop_keepalive()
+        hang_up(self, self.conn)
 
     def keepalive_timeout(self) -> None:
-        self._tell_closed(1011)
         super().keepalive_timeout()
-
-
-class DirectSocket:
-    """A DirectProtocol as the session sees it."""
-
-    __slots__ = ("_protocol",)
-
-    def __init__(self, protocol: DirectProtocol) -> None:
-        self._protocol = protocol
-
-    @property
-    def writer(self) -> Callable[[bytes], object]:
-        return self._protocol.writer
-
-    def send(self, message: bytes) -> None:
-        self._protocol.send_message(message)
-
-    def close(self, code: int, reason: str = "") -> None:
-        self._protocol.close(code, reason)
-
-    async def drained(self) -> bool:
-        return await self._protocol.drained()
+        if self.transport.get_write_buffer_size():
+            # Nobody is there to read it.
+            self.transport.abort()
 
 
 class AsgiSocket:
@@ -187,6 +173,8 @@ class AsgiSocket:
         self._something = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
+        self._reading = asyncio.Event()
+        self._reading.set()
         self._over = False
         self.session: Session | None = None
 
@@ -210,12 +198,21 @@ class AsgiSocket:
         await self._drained.wait()
         return self._close is None and not self._over
 
+    def hold(self) -> None:
+        self._reading.clear()
+
+    def release(self) -> None:
+        self._reading.set()
+
     async def serve(self, session: Session) -> None:
         """Until the connection ends."""
         self.session = session
         sender = asyncio.create_task(self._send_all())
         try:
             while True:
+                await self._reading.wait()
+                # Who does not read its answers gets no more of them.
+                await self._drained.wait()
                 message = await self._websocket.receive()
                 if message["type"] == "websocket.disconnect":
                     session.closed(message.get("code"))
@@ -232,18 +229,26 @@ class AsgiSocket:
             await stop(sender)
 
     async def _send_all(self) -> None:
-        with suppress(WebSocketDisconnect, RuntimeError, OSError):
-            while True:
-                await self._something.wait()
-                while self._backlog:
-                    message = self._backlog.popleft()
-                    await self._websocket.send_text(message.decode())
-                    self._bytes -= len(message)
-                if self._close is not None:
-                    await self._websocket.close(*self._close)
-                    return
-                self._something.clear()
-                if not self._drained.is_set():
-                    self._drained.set()
-                    if self.session is not None:
-                        self.session.resumed()
+        try:
+            await self._send_until_closed()
+        except (WebSocketDisconnect, RuntimeError, OSError):
+            pass
+        finally:
+            self._over = True
+            self._drained.set()
+
+    async def _send_until_closed(self) -> None:
+        while True:
+            await self._something.wait()
+            while self._backlog:
+                message = self._backlog.popleft()
+                await self._websocket.send_text(message.decode())
+                self._bytes -= len(message)
+            if self._close is not None:
+                await self._websocket.close(*self._close)
+                return
+            self._something.clear()
+            if not self._drained.is_set():
+                self._drained.set()
+                if self.session is not None:
+                    self.session.resumed()

@@ -2,5 +2,7 @@
 
 from .api import Api
 from .app import application, routes
+from .submissions import Submissions
+from .views import JobViews
 
-__all__ = ["Api", "application", "routes"]
+__all__ = ["Api", "JobViews", "Submissions", "application", "routes"]

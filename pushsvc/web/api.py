@@ -15,10 +15,13 @@ from ..bus import Publisher
 from ..domain import Job, Principal, is_job_id
 from ..errors import BadRequest, NotFound, TooLarge, Unauthorized
 from ..hub import Hub
-from ..jobs import Canceller, Registry, Submitter
+from ..jobs import Canceller, Registry
 from ..settings import Settings
-from ..store import EventStore, JobStore
+from ..store import EventStore, JobStore, TicketStore, WebhookStore
 from ..transports import Desk, Gate
+from ..webhooks import SigningSecrets
+from .submissions import Submissions
+from .views import JobViews
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -32,8 +35,12 @@ class Api:
     tokens: Tokens
     jobs: JobStore
     events: EventStore
+    webhooks: WebhookStore
+    signing_secrets: SigningSecrets
+    tickets: TicketStore
     publisher: Publisher
-    submitter: Submitter
+    submissions: Submissions
+    views: JobViews
     canceller: Canceller
     hub: Hub
     gate: Gate
@@ -41,12 +48,13 @@ class Api:
     prefix: str = ""
 
     def principal(self, request: Request, scope: str) -> Principal:
-        """Who asks, by the Authorization header. Raises Unauthorized, Forbidden."""
+        """Who asks, by the Authorization header. Raises Unauthorized, Forbidden, RateLimited."""
         token = bearer(request.headers.get("authorization"))
         if token is None:
             raise Unauthorized("send `Authorization: Bearer <token>`; `pushsvc token --sub NAME` makes one")
         principal = self.tokens.verify(token)
         need_scope(principal, scope)
+        self.desk.rate.count(principal.holder)
         return principal
 
     async def own_job(self, request: Request, scope: str = "read") -> Job:

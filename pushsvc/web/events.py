@@ -1,4 +1,4 @@
-"""`/v1/events` and `/v1/ws`: the delivery side's doors."""
+"""`/v1/events`, `/v1/events/stream` and `/v1/ws`: the delivery side's doors."""
 
 from __future__ import annotations
 
@@ -6,70 +6,153 @@ import asyncio
 from typing import Any
 from urllib.parse import unquote
 
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from ..access import allowed_origin, bearer
-from ..domain import Cursor, Principal
-from ..errors import Forbidden
+from ..domain import Channel, Cursor, Principal
+from ..errors import BadRequest, Forbidden, PushsvcError
+from ..store import Device
 from ..tasks import stop
-from ..transports import EXTENSION, AsgiSocket, DirectProtocol, DirectSocket, Poll, Session, own_inbox
-from ..wire import SUBPROTOCOL
+from ..transports import (
+    EXTENSION,
+    RETRY_MS,
+    STREAM_HEADERS,
+    AsgiSocket,
+    DirectProtocol,
+    DirectSocket,
+    EventStream,
+    Poll,
+    Session,
+    nothing_follows,
+    own_inbox,
+)
+from ..wire import SUBPROTOCOL, DeviceName
 from .api import Api, query_number
 from .jobs import JSON
 from .problems import problem_response
+from .tickets import Tickets
+
+_device_names: TypeAdapter[str] = TypeAdapter(DeviceName)
 
 
 class Events:
     """The handlers of events."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, tickets: Tickets) -> None:
         self._api = api
+        self._tickets = tickets
 
     def routes(self) -> list[BaseRoute]:
         return [
             Route("/v1/events", self.poll, methods=["GET"]),
+            Route("/v1/events/stream", self.stream, methods=["GET"]),
             WebSocketRoute("/v1/ws", self.websocket),
         ]
 
     async def poll(self, request: Request) -> Response:
         api = self._api
-        principal = api.principal(request, "read")
-        query = request.query_params
-        # Percent-encoded as in a cursor, on top of the query string's own encoding: a name may hold a comma.
-        names = [unquote(name) for name in query.get("channels", "").split(",") if name] or [own_inbox(principal)]
-        cursor = Cursor.parse(query.get("cursor"), api.settings.cursor_limit)
         wait = query_number(request, "wait", 25, 0, api.settings.wait_limit)
         limit = int(query_number(request, "limit", 100, 1, 1000))
-        channels = await api.gate.channels(principal, names)
-        with api.desk.connections.held(_holder(principal)):
-            work = asyncio.create_task(Poll(limit, api.prefix).run(api.hub, channels, cursor, wait))
+        principal = await self._principal(request)
+        channels = await self._channels(request, principal)
+        cursor = await self._cursor(request, principal, request.query_params.get("cursor"))
+        poll = Poll(limit, api.prefix)
+        with api.desk.connections.held(principal.holder, poll):
+            # Who asks for the head alone has no use for waiting.
+            work = asyncio.create_task(poll.run(api.hub, channels, cursor, 0 if request.method == "HEAD" else wait))
             body = await _unless_gone(request, work)
         return Response(body, 200, {"Cache-Control": "no-store"}, JSON)
 
+    async def stream(self, request: Request) -> ASGIApp:
+        api = self._api
+        principal = await self._principal(request)
+        channels = await self._channels(request, principal)
+        # A browser sends the header by itself, to a URL that stays as it was.
+        at = request.headers.get("last-event-id") or request.query_params.get("cursor")
+        cursor = await self._cursor(request, principal, at)
+        finite = all(channel.kind == "job" for channel in channels)
+        if finite and nothing_follows(cursor, channels, await api.events.states(channels)):
+            # The one answer after which an EventSource does not come back.
+            return Response(status_code=204, headers={"Cache-Control": "no-store"})
+        if request.method == "HEAD":
+            return Response(headers=STREAM_HEADERS)
+        return EventStream(api.desk, principal, channels, cursor)
+
     async def websocket(self, websocket: WebSocket) -> None:
-        """The handshake: origin and subprotocol; who it is, `hello` says."""
+        """The handshake: origin and subprotocol; who it is, a ticket says, or else `hello`.
+
+        A ticket that is not good is answered by a close code, since pages see no status of a handshake.
+        """
         api = self._api
         headers = websocket.headers
         if not allowed_origin(headers.get("origin"), headers.get("host"), api.settings.allowed_origins):
             await _refuse(websocket, Forbidden("this origin is not in PUSHSVC_ALLOWED_ORIGINS"))
             return
+        who: Principal | str | None = bearer(headers.get("authorization"))
+        refusal: PushsvcError | None = None
+        ticket = self._tickets.shown(websocket)
+        if who is None and ticket is not None:
+            try:
+                who = await self._tickets.holder(ticket)
+            except PushsvcError as error:
+                refusal = error
         offered = websocket.scope.get("subprotocols") or []
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
         protocol: Any = (websocket.scope.get("extensions") or {}).get(EXTENSION)
-        token = bearer(headers.get("authorization"))
         limit = api.settings.backlog_limit
         if isinstance(protocol, DirectProtocol):
-            protocol.attach(Session(api.desk, DirectSocket(protocol), token), limit)
+            direct = DirectSocket(protocol, limit)
+            session = Session(api.desk, direct, who)
+            direct.attach(session, protocol)
+            _turn_away(session, refusal)
         else:
             socket = AsgiSocket(websocket, limit)
-            await socket.serve(Session(api.desk, socket, token))
+            session = Session(api.desk, socket, who)
+            _turn_away(session, refusal)
+            await socket.serve(session)
+
+    # What a request says
+
+    async def _principal(self, request: Request) -> Principal:
+        """Who asks, by the Authorization header, or by a ticket where there is none. Raises Unauthorized."""
+        ticket = self._tickets.shown(request)
+        if ticket is None or "authorization" in request.headers:
+            return self._api.principal(request, "read")
+        return await self._tickets.holder(ticket)
+
+    async def _channels(self, request: Request, principal: Principal) -> list[Channel]:
+        """The channels asked for, or else the inbox. Raises BadRequest, NotFound, Forbidden."""
+        # Percent-encoded as in a cursor, on top of the query string's own encoding: a name may hold a comma.
+        names = [unquote(name) for name in request.query_params.get("channels", "").split(",") if name]
+        return await self._api.gate.channels(principal, names or [own_inbox(principal)])
+
+    async def _cursor(self, request: Request, principal: Principal, text: str | None) -> Cursor:
+        """Where to go on from: the cursor, or where there is none what the `device` has acknowledged last.
+
+        Raises BadCursor, BadRequest.
+        """
+        device = request.query_params.get("device")
+        if text or device is None:
+            return Cursor.parse(text, self._api.settings.cursor_limit)
+        try:
+            name = _device_names.validate_python(device)
+        except ValidationError:
+            raise BadRequest("a device is a name of 1 to 100 characters") from None
+        return Cursor(await self._api.desk.positions.acked(Device(principal.tenant, principal.subject, name)))
 
 
 async def _refuse(websocket: WebSocket, error: Forbidden) -> None:
     await websocket.send_denial_response(problem_response(error))
+
+
+def _turn_away(session: Session, refusal: PushsvcError | None) -> None:
+    if refusal is not None:
+        session.goodbye(refusal.close_code, RETRY_MS if refusal.close_code < 4400 else None)
 
 
 async def _unless_gone(request: Request, work: asyncio.Task[bytes]) -> bytes:
@@ -85,7 +168,3 @@ async def _unless_gone(request: Request, work: asyncio.Task[bytes]) -> bytes:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _holder(principal: Principal) -> tuple[str, str]:
-    return principal.tenant, principal.subject

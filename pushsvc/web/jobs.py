@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Mapping
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -13,17 +11,8 @@ from starlette.routing import Route
 
 from .. import wire
 from ..domain import (
-    JOB_EPOCH,
-    Channel,
-    Job,
     JobStatus,
-    Position,
-    Principal,
-    format_cursor,
-    inbox,
     is_job_id,
-    job_channel,
-    timestamp,
 )
 from ..errors import BadRequest, Gone, JobError
 from ..jobs import JobRequest
@@ -33,7 +22,6 @@ from .problems import MEDIA_TYPE
 
 JSON = "application/json"
 RETRY_AFTER = "1"
-INBOXES_REMEMBERED = 100_000
 
 
 class Jobs:
@@ -41,7 +29,6 @@ class Jobs:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._opened: set[Channel] = set()
 
     def routes(self) -> list[Route]:
         return [
@@ -57,21 +44,14 @@ class Jobs:
         principal = api.principal(request, "submit")
         body = await read_body(request, JobRequest, api.settings.body_limit)
         wait = prefer_wait(request, api.settings.wait_limit)
-        await self._open_inbox(principal)
-        accepted = await api.submitter.submit(principal, body, _idempotency_key(request))
-        job = accepted.job
-        applied: dict[str, str] = {}
+        job, cursor = await api.submissions.submit(principal, body, _idempotency_key(request))
+        headers = {"Location": api.views.path(job)}
         if wait is not None:
-            applied = {"Preference-Applied": f"wait={wait:g}"}
+            headers["Preference-Applied"] = f"wait={wait:g}"
             if await until_final(api.hub, job, wait):
                 job = await api.jobs.get(job.tenant, job.id) or job
-                return Response(await self._view(job), 200, {"Location": self._path(job), **applied}, JSON)
-        positions = _own_position(job)
-        if accepted.inbox is not None:
-            positions.append((inbox(principal.subject), accepted.inbox))
-        cursor = format_cursor(positions)
-        headers = {"Location": self._path(job), "Retry-After": RETRY_AFTER, **applied}
-        return Response(await self._view(job, cursor), 202, headers, JSON)
+                return Response(await api.views.view(job), 200, headers, JSON)
+        return Response(await api.views.view(job, cursor), 202, {**headers, "Retry-After": RETRY_AFTER}, JSON)
 
     async def status(self, request: Request) -> Response:
         api = self._api
@@ -82,8 +62,8 @@ class Jobs:
         if wait and not job.status.terminal and await until_final(api.hub, job, wait):
             job = await api.jobs.get(job.tenant, job.id) or job
         if job.status.terminal and _wants_html(request):
-            return RedirectResponse(f"{self._path(job)}/result", 303)
-        body = await self._view(job)
+            return RedirectResponse(f"{api.views.path(job)}/result", 303)
+        body = await api.views.view(job)
         etag = f'"{job.version}-{zlib.crc32(body):08x}"'
         headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
         if not job.status.terminal:
@@ -96,8 +76,8 @@ class Jobs:
         api = self._api
         job = await api.own_job(request)
         if not job.status.terminal:
-            headers = {"Location": self._path(job), "Retry-After": RETRY_AFTER}
-            return Response(await self._view(job), 202, headers, JSON)
+            headers = {"Location": api.views.path(job), "Retry-After": RETRY_AFTER}
+            return Response(await api.views.view(job), 202, headers, JSON)
         if job.status is JobStatus.SUCCEEDED:
             found = await api.jobs.get_with_result(job.tenant, job.id)
             if found is None:
@@ -107,8 +87,9 @@ class Jobs:
         return Response(wire.dump(problem), int(problem.get("status", 500)), media_type=MEDIA_TYPE)
 
     async def cancel(self, request: Request) -> Response:
-        job = await self._api.canceller.cancel(await self._api.own_job(request, "submit"))
-        return Response(await self._view(job), 202, {"Location": self._path(job)}, JSON)
+        api = self._api
+        job = await api.canceller.cancel(await api.own_job(request, "submit"))
+        return Response(await api.views.view(job), 202, {"Location": api.views.path(job)}, JSON)
 
     async def list(self, request: Request) -> Response:
         api = self._api
@@ -124,61 +105,9 @@ class Jobs:
             principal.tenant, principal.subject, status, query.get("job"), after, limit + 1
         )
         shown = jobs[:limit]
-        views = await asyncio.gather(*(self._view(job) for job in shown))
+        views = await asyncio.gather(*(api.views.view(job) for job in shown))
         following = b',"next":%b' % wire.dump(shown[-1].id if len(jobs) > limit else None)
         return Response(b'{"jobs":[%b]%b}' % (b",".join(views), following), 200, media_type=JSON)
-
-    # What a job looks like
-
-    def _path(self, job: Job) -> str:
-        return f"{self._api.prefix}/v1/jobs/{job.id}"
-
-    def _links(self, job: Job) -> Mapping[str, str]:
-        path = self._path(job)
-        channel = job_channel(job.id)
-        return {
-            "self": path,
-            "result": f"{path}/result",
-            "cancel": f"{path}/cancel",
-            "events": f"{self._api.prefix}/v1/events?channels={channel}",
-        }
-
-    async def _view(self, job: Job, cursor: str | None = None) -> bytes:
-        progress, position = None, None
-        if job.attempt and not job.status.terminal:
-            progress = await self._api.publisher.last_progress(job.id)
-        if job.status is JobStatus.QUEUED:
-            position = await self._api.jobs.queue_position(job)
-        view: dict[str, Any] = {
-            "id": job.id,
-            "job": job.name,
-            "status": job.status.value,
-            "version": job.version,
-            "attempt": job.attempt,
-            "progress": wire.load(progress) if progress else None,
-            "queue_position": position,
-            "created_at": timestamp(job.created_at),
-            "started_at": timestamp(job.started_at) if job.started_at else None,
-            "finished_at": timestamp(job.finished_at) if job.finished_at else None,
-            "expires_at": timestamp(job.expires_at) if job.expires_at else None,
-            "error": wire.load(job.error) if job.error else None,
-            "links": self._links(job),
-            "cursor": cursor or format_cursor(_own_position(job)),
-        }
-        return wire.dump(view)
-
-    async def _open_inbox(self, principal: Principal) -> None:
-        """Make sure that the submitter's inbox has a position, once a process."""
-        channel = Channel(principal.tenant, inbox(principal.subject))
-        if channel not in self._opened:
-            await self._api.events.states([channel])
-            if len(self._opened) >= INBOXES_REMEMBERED:
-                self._opened.clear()
-            self._opened.add(channel)
-
-
-def _own_position(job: Job) -> list[tuple[str, Position]]:
-    return [(job_channel(job.id), Position(JOB_EPOCH, job.version))]
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .. import wire
-from ..errors import PushsvcError, TooMany, Unauthorized
+from ..errors import PushsvcError, Unauthorized
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def problem_response(error: PushsvcError) -> Response:
     headers = {}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, TooMany) or error.temporary:
+    if error.temporary:
         headers["Retry-After"] = str(error.extra.get("retry_after", 1))
     return Response(wire.dump(error.problem()), error.status, headers, MEDIA_TYPE)
 

@@ -220,7 +220,7 @@ async def test_of_a_cancel_and_an_end_at_once_exactly_one_counts(kit: Kit, setti
 
 
 def sweeper(kit: Kit) -> Sweeper:
-    return Sweeper(kit.postgres, kit.jobs, kit.queue, kit.announcer, kit.settings)
+    return Sweeper(kit.postgres, kit.jobs, kit.retention, kit.queue, kit.announcer, kit.settings)
 
 
 async def lapsed_job(kit: Kit, times: int = 1, **changes: Any) -> JobId:
@@ -300,7 +300,7 @@ async def test_without_redis_a_sweep_does_what_it_can(kit: Kit) -> None:
     away = connect("redis://127.0.0.1:1")
     queued = (await kit.store(submission(deadline=now(-1)))).id
     await kit.store(submission())
-    sweep = Sweeper(kit.postgres, kit.jobs, Queue(away, away), kit.announcer, kit.settings)
+    sweep = Sweeper(kit.postgres, kit.jobs, kit.retention, Queue(away, away), kit.announcer, kit.settings)
     await soon(sweep.sweep())
     assert (await state(kit, queued))[0] is JobStatus.EXPIRED
     await away.aclose(close_connection_pool=True)

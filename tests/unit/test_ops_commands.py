@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -15,6 +17,9 @@ import pytest
 from pushsvc import cli
 from pushsvc.ops import probe
 from pushsvc.settings import Settings
+from pushsvc.transports import REVOCATIONS
+
+from ..contract.kit import me, opened
 
 PASSWORD = "hunter2"
 EX_CONFIG = 78
@@ -39,10 +44,13 @@ def run(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(f"PUSHSVC_{setting.upper()}", "1")
 
     def running(command: str, *arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["pushsvc", command, f"{target}:service", *arguments])
-        with pytest.raises(SystemExit) as ended:
+        targets = [f"{target}:service"] if command in ("doctor", "serve", "worker") else []
+        monkeypatch.setattr(sys, "argv", ["pushsvc", command, *targets, *arguments])
+        try:
             cli.main()
-        return int(ended.value.code or 0)
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        return 0
 
     logger = logging.getLogger("pushsvc")
     level = logger.level
@@ -105,3 +113,36 @@ def test_a_setting_counts_where_it_says_more_than_the_command(
     assert run("worker", "--processes", "2") == EX_CONFIG
     assert "12 × 10" in capsys.readouterr().err
     assert os.environ["PUSHSVC_WORKER_PROCESSES"] == "12"
+
+
+def test_after_a_restore_every_channel_begins_a_new_history(
+    run: Run, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def epochs() -> set[str]:
+        async with opened(settings) as kit:
+            channels = [me(), me("group:ops")]
+            return {state.epoch for state in (await kit.events.states(channels)).values()}
+
+    before = asyncio.run(epochs())
+    assert run("migrate") == 0
+    assert asyncio.run(epochs()) == before
+    assert run("migrate", "--restored") == 0
+    assert "2 channels begin a new history" in capsys.readouterr().out
+    assert not asyncio.run(epochs()) & before
+
+
+def test_revoking_by_command_is_logged_for_every_node(
+    run: Run, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def logged() -> list[dict[str, Any]]:
+        async with opened(settings) as kit:
+            page = await kit.events.read(REVOCATIONS, "start")
+            assert page is not None
+            return [json.loads(event)["data"] for _, event in page.events]
+
+    assert run("revoke", "--sub", "alice", "--tenant", "acme") == 0
+    assert "alice" in capsys.readouterr().out
+    (data,) = asyncio.run(logged())
+    assert (data["tenant"], data["subject"], data["token"]) == ("acme", "alice", None)
+    assert run("revoke", "--sub", "\n") == 1
+    assert "is not a channel" in capsys.readouterr().err

@@ -45,7 +45,7 @@ async def working(service: Service) -> AsyncIterator[None]:
 
 
 async def sent(kit: Kit, *databases: str) -> Probed:
-    return await soon(Probe(kit.jobs, kit.queue, kit.publisher, kit.settings.bus).run(databases))
+    return await soon(Probe(kit.jobs, kit.retention, kit.queue, kit.publisher, kit.settings.bus).run(databases))
 
 
 async def nothing_left(kit: Kit) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import make_url
 from starlette.types import ASGIApp, Message
 
@@ -172,8 +173,11 @@ async def test_neither_a_worker_nor_an_app_of_the_authors_own_starts_over_budget
         await started(Service(settings=mine).asgi())
 
 
-async def test_a_worker_is_checked_without_the_secret_that_it_does_not_need(settings: Settings) -> None:
-    await Service(settings=settings.model_copy(update={"secret": None})).check(web=False)
+async def test_a_worker_with_secrets_for_webhooks_is_checked_without_the_one_it_does_not_need(
+    settings: Settings,
+) -> None:
+    signing = (SecretStr("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),)
+    await Service(settings=settings.model_copy(update={"secret": None, "webhook_secrets": signing})).check(web=False)
 
 
 # What can't be asked

@@ -155,13 +155,27 @@ def test_no_way_to_print_settings_shows_a_secret() -> None:
         "redis://host?password=hunter2",
         "unix:///run/redis.sock?password=hunter2",
         "unix://:hunter2@/run/redis.sock",
+        "redis://host:6379?password=p@hunter2",
+        "redis+sentinel://me:hunter2@host1:26379,host2:26379/mymaster/0",
+        "rediss+sentinel://host1:26379,host2:26379/mymaster?sentinel_password=hunter2&socket_timeout=1",
+        "redis+sentinel://me:hunter2@host1,host2/mymaster?sentinel_password=p@hunter2",
+        "redis+cluster://:hunter2@host1:6379,host2:6379",
     ],
 )
 def test_a_password_is_masked_wherever_it_stands_in_a_url(url: str) -> None:
     assert "hunter2" not in mask_url(url)
 
 
-@pytest.mark.parametrize("url", ["postgresql://me@host/db", "redis://host:6379/1", "unix:///run/redis.sock?db=1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me@host/db",
+        "redis://host:6379/1",
+        "unix:///run/redis.sock?db=1",
+        "redis+sentinel://me@host1:26379,host2:26379/mymaster/0",
+        "redis+cluster://host1:6379,host2:6379",
+    ],
+)
 def test_a_url_without_a_password_is_shown_as_it_is(url: str) -> None:
     assert mask_url(url) == url
 

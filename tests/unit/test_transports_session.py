@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from pushsvc import wire
-from pushsvc.access import Slots, Tokens
+from pushsvc.access import Rate, Slots, Tokens
 from pushsvc.domain import Channel, Cursor, Place, Principal
-from pushsvc.errors import NotFound
+from pushsvc.errors import NotFound, Unavailable
 from pushsvc.hub import Hub
 from pushsvc.settings import Settings
-from pushsvc.store import EventStore
+from pushsvc.store import EventStore, PositionStore
 from pushsvc.store.events import Page
 from pushsvc.transports import Desk, Gate, Poll, Session, until_final
 
@@ -32,6 +32,7 @@ class Wire:
     def __init__(self) -> None:
         self.frames: list[Any] = []
         self.code: int | None = None
+        self.held = False
 
     def send(self, message: bytes) -> None:
         assert self.code is None, "nothing follows a Close"
@@ -42,6 +43,12 @@ class Wire:
 
     async def drained(self) -> bool:
         return self.code is None
+
+    def hold(self) -> None:
+        self.held = True
+
+    def release(self) -> None:
+        self.held = False
 
 
 class HeldGate(Gate):
@@ -72,7 +79,20 @@ async def hub(kit: Kit) -> AsyncIterator[Hub]:
 
 def desk(kit: Kit, hub: Hub, gate: Gate | None = None, **changes: Any) -> Desk:
     settings = kit.settings.model_copy(update=changes)
-    return Desk(hub, gate or Gate(kit.jobs, 100), Tokens(SECRET), settings, Slots("connections", 5))
+    return Desk(
+        hub=hub,
+        gate=gate or Gate(kit.jobs, 100),
+        tokens=Tokens(SECRET),
+        positions=PositionStore(kit.postgres),
+        submit=accepted,
+        settings=settings,
+        connections=Slots(5),
+        rate=Rate(1000),
+    )
+
+
+async def accepted(_who: Principal, job: str, params: Mapping[str, Any], key: str | None) -> bytes:
+    return wire.dump({"job": job, "params": params, "key": key})
 
 
 def hello(**changes: Any) -> bytes:
@@ -80,7 +100,7 @@ def hello(**changes: Any) -> bytes:
 
 
 def held(desk: Desk) -> int:
-    return sum(desk.connections._held.values())
+    return sum(map(len, desk.connections._held.values()))
 
 
 async def test_a_client_that_goes_while_its_hello_is_checked_holds_no_connection(kit: Kit, hub: Hub) -> None:
@@ -128,6 +148,24 @@ async def test_what_goes_wrong_inside_is_no_business_of_the_clients(
         [{"op": "bye", "code": 4000, "retry_ms": [500, 20000]}],
     )
     assert "a secret of the inside" in caplog.text
+
+
+async def test_when_the_store_goes_away_under_a_resume_the_client_is_told_to_come_again(kit: Kit) -> None:
+    """It has its `ok` by then: an error frame would leave it without the events that the `ok` promised."""
+
+    class Away(EventStore):
+        async def read(self, channel: Channel, place: Place, limit: int = 100) -> Page | None:
+            raise Unavailable
+
+    await kit.finish_many(range(3))
+    async with running(Hub(Away(kit.postgres), kit.settings.bus, top_check=3600)) as hub:
+        socket = Wire()
+        session = Session(desk(kit, hub), socket)
+        session.received(hello(cursor="start"))
+        await until(lambda: socket.code is not None)
+        assert [*socket.frames[0]] == ["id", "ok"]
+        assert (socket.code, socket.frames[1:]) == (4003, [{"op": "bye", "code": 4003, "retry_ms": [500, 20000]}])
+        assert hub._subscriptions == {}
 
 
 async def test_pausing_a_session_that_has_ended_leaves_nothing_behind(kit: Kit, hub: Hub) -> None:
@@ -199,7 +237,7 @@ async def test_a_reset_is_told_even_when_another_channel_has_filled_the_answer(k
     epoch = (await kit.events.states([me("group:old")]))[me("group:old")].epoch
     for _ in range(3):
         await kit.finish(0, owner=None, channels=("group:old",), retention=0.001)
-    await kit.jobs.purge(100)
+    await kit.retention.purge(100)
     await kit.finish_many(range(5))
     inbox = (await kit.events.states([me()]))[me()].epoch
     cursor = f"user:me@{inbox}.0,group:old@{epoch}.1"
@@ -259,7 +297,7 @@ async def test_a_poll_of_an_unknown_job_is_not_found(kit: Kit, hub: Hub) -> None
 async def test_draining_answers_the_polls_that_wait(kit: Kit, hub: Hub) -> None:
     waiting = asyncio.create_task(poll(kit, hub, cursor="now", wait=60))
     await until(lambda: hub._feeds and hub._feeds[me()].top is not None)
-    hub.drain()
+    await hub.drain()
     answer = await waiting
     assert answer["events"] == []
     assert answer["cursor"].startswith("user:me@")

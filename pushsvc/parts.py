@@ -1,0 +1,226 @@
+"""The composition root: the one place where the parts of a process are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cached_property
+
+from pydantic import SecretStr
+
+from .access import Rate, Revocations, Slots, Targets, Tokens
+from .bus import BusClient, Publisher, Queue, RedisClient, connect, connect_bus
+from .errors import BadRequest, SettingsError
+from .hub import Hub
+from .jobs import Announcer, Canceller, Publications, Registry, Submitter, Sweeper, Worker
+from .ops import ProbedRegistry, check_budget
+from .queries import DatabasePool
+from .settings import Settings
+from .store import (
+    EventStore,
+    JobStore,
+    PositionStore,
+    Postgres,
+    Retention,
+    TicketStore,
+    WebhookStore,
+    check_schema,
+)
+from .transports import Connection, Desk, Gate, RevocationListener
+from .web import Api, JobViews, Submissions
+from .webhooks import Courier, Sender, SigningSecrets
+
+
+class Parts:
+    """Each part once, made when first asked for, so that a process has what it needs."""
+
+    def __init__(
+        self, settings: Settings, jobs: Registry, databases: Mapping[str, SecretStr], own_connections: int
+    ) -> None:
+        self.settings = settings
+        self.jobs = jobs
+        self.url = settings.need("database_url")
+        self._urls = databases or {"primary": SecretStr(self.url)}
+        self.databases = {
+            name: DatabasePool(
+                url.get_secret_value(),
+                name=name,
+                executor_concurrency=settings.executor_concurrency,
+                own_connections=own_connections,
+            )
+            for name, url in self._urls.items()
+        }
+        self.postgres = Postgres(self.url, settings.store_connections)
+        self._clients: list[BusClient] = []
+        self._publisher: Publisher | None = None
+        self._hub: Hub | None = None
+        self._courier: Courier | None = None
+        self.targets = Targets(settings.webhook_allow)
+
+    async def check(self) -> None:
+        """Before anything is accepted: the schema is right, and the connections fit. Closes all if not."""
+        urls = {name: url.get_secret_value() for name, url in self._urls.items()}
+        try:
+            await check_schema(self.postgres, self.url)
+            await check_budget(self.settings, self.postgres, self.url, urls)
+        except BaseException:
+            await self.close()
+            raise
+
+    def _client(self, url: str, *, blocking: bool = False) -> RedisClient:
+        client = connect(url, connections=2 if blocking else 16, blocking=blocking)
+        self._clients.append(client)
+        return client
+
+    @cached_property
+    def revocations(self) -> Revocations:
+        return Revocations()
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        return Tokens(self.settings.need("secret"), self.revocations)
+
+    @cached_property
+    def redis(self) -> RedisClient:
+        return self._client(self.settings.need("redis_url"))
+
+    @cached_property
+    def queue(self) -> Queue:
+        blocking = self._client(self.settings.need("redis_url"), blocking=True)
+        return Queue(self.redis, blocking, self.settings.queue)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        bus: BusClient = self.redis
+        if self.settings.bus_url:
+            bus = connect_bus(self.settings.bus)
+            self._clients.append(bus)
+        self._publisher = Publisher(bus)
+        return self._publisher
+
+    @cached_property
+    def store(self) -> JobStore:
+        return JobStore(self.postgres, self.callback_url)
+
+    @cached_property
+    def callback_url(self) -> str | None:
+        """The service's own. Raises SettingsError if no webhook could be sent there."""
+        url = self.settings.callback_url
+        try:
+            return None if url is None else self.targets.check(url.get_secret_value())
+        except BadRequest as error:
+            raise SettingsError(f"PUSHSVC_CALLBACK_URL: {error}") from None
+
+    @cached_property
+    def signing_secrets(self) -> SigningSecrets:
+        given = [secret.get_secret_value() for secret in self.settings.webhook_secrets]
+        return SigningSecrets(given, self.settings.secret.get_secret_value() if self.settings.secret else None)
+
+    @cached_property
+    def webhooks(self) -> WebhookStore:
+        return WebhookStore(self.postgres, self.settings.webhook_period)
+
+    @cached_property
+    def courier(self) -> Courier:
+        settings = self.settings
+        sender = Sender(self.targets, timeout=settings.webhook_timeout, places=settings.webhook_concurrency)
+        self._courier = Courier(self.webhooks, sender, self.signing_secrets, settings)
+        return self._courier
+
+    def _webhook_due(self) -> None:
+        """In a worker; what a web process makes due, the workers find at their next look."""
+        if self._courier is not None:
+            self._courier.wake()
+
+    @cached_property
+    def events(self) -> EventStore:
+        return EventStore(self.postgres)
+
+    @cached_property
+    def publications(self) -> Publications:
+        return Publications(self.events, self.publisher, self.settings.inline_limit)
+
+    @cached_property
+    def announcer(self) -> Announcer:
+        return Announcer(self.publisher, self.queue, called=self._webhook_due)
+
+    @cached_property
+    def sweeper(self) -> Sweeper:
+        retention = Retention(self.postgres)
+        return Sweeper(self.postgres, self.store, retention, self.queue, self.announcer, self.settings)
+
+    @cached_property
+    def hub(self) -> Hub:
+        self._hub = Hub(
+            self.events,
+            self.settings.bus,
+            top_check=self.settings.top_check,
+            last_progress=self.publisher.last_progress,
+        )
+        return self._hub
+
+    def worker(self) -> Worker:
+        return Worker(
+            registry=ProbedRegistry(self.jobs),
+            store=self.store,
+            queue=self.queue,
+            publisher=self.publisher,
+            announcer=self.announcer,
+            databases=self.databases,
+            settings=self.settings,
+        )
+
+    @cached_property
+    def connections(self) -> Slots[Connection]:
+        return Slots(self.settings.connection_limit)
+
+    @cached_property
+    def revocation_listener(self) -> RevocationListener:
+        return RevocationListener(self.revocations, self.connections)
+
+    @cached_property
+    def api(self) -> Api:
+        settings = self.settings
+        gate = Gate(self.store, settings.channel_limit)
+        views = JobViews(self.store, self.publisher)
+        submissions = Submissions(Submitter(self.jobs, self.store, self.queue, settings), self.events, views)
+        desk = Desk(
+            hub=self.hub,
+            gate=gate,
+            tokens=self.tokens,
+            positions=PositionStore(self.postgres, settings.device_limit),
+            submit=submissions.over_socket,
+            settings=settings,
+            connections=self.connections,
+            rate=Rate(settings.rate_limit),
+        )
+        return Api(
+            settings=settings,
+            registry=self.jobs,
+            tokens=self.tokens,
+            jobs=self.store,
+            events=self.events,
+            webhooks=self.webhooks,
+            signing_secrets=self.signing_secrets,
+            tickets=TicketStore(self.postgres),
+            publisher=self.publisher,
+            submissions=submissions,
+            views=views,
+            canceller=Canceller(self.store, self.publisher, self.announcer),
+            hub=self.hub,
+            gate=gate,
+            desk=desk,
+        )
+
+    async def close(self) -> None:
+        """Close every connection that was opened."""
+        if self._hub is not None:
+            await self._hub.stop()
+        if self._publisher is not None:
+            self._publisher.close()
+        for database in self.databases.values():
+            await database.close()
+        await self.postgres.close()
+        for client in self._clients:
+            with suppress(Exception):
+                await client.aclose(close_connection_pool=True)

@@ -1,0 +1,55 @@
+"""Accepting a job, whether it comes as a request or as a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..domain import Channel, Job, Principal, format_cursor, inbox
+from ..errors import BadRequest
+from ..jobs import JobRequest, Submitter
+from ..store import EventStore
+from .views import JobViews, own_position
+
+INBOXES_REMEMBERED = 100_000
+
+
+class Submissions:
+    """Submits, and says from where the submitter hears of it."""
+
+    def __init__(self, submitter: Submitter, events: EventStore, views: JobViews) -> None:
+        self._submitter = submitter
+        self._events = events
+        self._views = views
+        self._opened: set[Channel] = set()
+
+    async def submit(self, principal: Principal, request: JobRequest, key: str | None) -> tuple[Job, str]:
+        """The job, and a cursor of its channel and the submitter's inbox, before anything came of it.
+
+        Raises what `Submitter.submit` does.
+        """
+        await self._open_inbox(principal)
+        accepted = await self._submitter.submit(principal, request, key)
+        positions = own_position(accepted.job)
+        if accepted.inbox is not None:
+            positions.append((inbox(principal.subject), accepted.inbox))
+        return accepted.job, format_cursor(positions)
+
+    async def over_socket(self, principal: Principal, job: str, params: Mapping[str, Any], key: str | None) -> bytes:
+        """The job as JSON, as `POST /v1/jobs` answers."""
+        try:
+            request = JobRequest(job=job, params=dict(params))
+        except ValidationError as error:
+            raise BadRequest(error.errors(include_input=False, include_url=False)[0]["msg"]) from None
+        return await self._views.view(*await self.submit(principal, request, key))
+
+    async def _open_inbox(self, principal: Principal) -> None:
+        """Make sure that the submitter's inbox has a position, once a process."""
+        channel = Channel(principal.tenant, inbox(principal.subject))
+        if channel not in self._opened:
+            await self._events.states([channel])
+            if len(self._opened) >= INBOXES_REMEMBERED:
+                self._opened.clear()
+            self._opened.add(channel)

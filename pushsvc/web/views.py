@@ -1,0 +1,64 @@
+"""What a job looks like, over HTTP and over a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import wire
+from ..bus import Publisher
+from ..domain import JOB_EPOCH, SERVICE_CALLBACK, Job, JobStatus, Position, format_cursor, job_channel, timestamp
+from ..store import JobStore
+
+
+class JobViews:
+    """Jobs as JSON. `prefix` is where the API is mounted."""
+
+    def __init__(self, jobs: JobStore, publisher: Publisher, prefix: str = "") -> None:
+        self._jobs = jobs
+        self._publisher = publisher
+        self._prefix = prefix
+
+    def path(self, job: Job) -> str:
+        return f"{self._prefix}/v1/jobs/{job.id}"
+
+    def _links(self, job: Job) -> Mapping[str, str]:
+        path = self.path(job)
+        channel = job_channel(job.id)
+        own = job.callback_url not in (None, SERVICE_CALLBACK)
+        called = {"webhooks": f"{self._prefix}/v1/webhooks?job={job.id}"} if own else {}
+        return {
+            "self": path,
+            "result": f"{path}/result",
+            "cancel": f"{path}/cancel",
+            "events": f"{self._prefix}/v1/events?channels={channel}",
+        } | called
+
+    async def view(self, job: Job, cursor: str | None = None) -> bytes:
+        """The job; `cursor` is where to listen from, by default its own channel's position."""
+        progress, position = None, None
+        if job.attempt and not job.status.terminal:
+            progress = await self._publisher.last_progress(job.id)
+        if job.status is JobStatus.QUEUED:
+            position = await self._jobs.queue_position(job)
+        view: dict[str, Any] = {
+            "id": job.id,
+            "job": job.name,
+            "status": job.status.value,
+            "version": job.version,
+            "attempt": job.attempt,
+            "progress": wire.load(progress) if progress else None,
+            "queue_position": position,
+            "created_at": timestamp(job.created_at),
+            "started_at": timestamp(job.started_at) if job.started_at else None,
+            "finished_at": timestamp(job.finished_at) if job.finished_at else None,
+            "expires_at": timestamp(job.expires_at) if job.expires_at else None,
+            "error": wire.load(job.error) if job.error else None,
+            "links": self._links(job),
+            "cursor": cursor or format_cursor(own_position(job)),
+        }
+        return wire.dump(view)
+
+
+def own_position(job: Job) -> list[tuple[str, Position]]:
+    return [(job_channel(job.id), Position(JOB_EPOCH, job.version))]
