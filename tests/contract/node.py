@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import uvicorn
 from pushsvc import Service
 from pushsvc.hub import Hub
 from pushsvc.settings import Settings
-from pushsvc.transports import DirectProtocol
+from pushsvc.transports import DirectHttp, DirectProtocol
 
 from .kit import until
 
@@ -22,9 +22,19 @@ WS_CLASSES: dict[str, Any] = {"direct": DirectProtocol, "asgi": "websockets-sans
 
 
 class _Server(uvicorn.Server):
+    """uvicorn as `pushsvc serve` runs it, but for the signals."""
+
+    drain: Callable[[], Awaitable[None]]
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        await self.drain()
+        await super().shutdown(sockets)
 
 
 class Node:
@@ -40,6 +50,12 @@ class Node:
         return self.service.parts.hub
 
     @property
+    def listeners(self) -> list[object]:
+        """Who is attached to the hub, but for the process itself, which hears of revocations."""
+        own = self.service.parts.revocation_listener
+        return [listener for listener in self.hub._subscriptions if listener is not own]
+
+    @property
     def http(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
@@ -52,11 +68,12 @@ class Node:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, ws: str = "direct") -> AsyncIterator[Node]:
+async def serving(settings: Settings, ws: str = "direct", port: int = 0) -> AsyncIterator[Node]:
     """A node with these settings, its sockets served by `ws`, one of WS_CLASSES."""
     service = Service(settings=settings)
     config = uvicorn.Config(
         service.asgi(),
+        http=DirectHttp if ws == "direct" else "auto",
         ws=WS_CLASSES[ws],
         ws_max_size=settings.frame_limit,
         ws_per_message_deflate=False,
@@ -68,7 +85,12 @@ async def serving(settings: Settings, ws: str = "direct") -> AsyncIterator[Node]
         log_config=None,
     )
     server = _Server(config)
-    listener = socket.create_server(("127.0.0.1", 0))
+    server.drain = service.drain
+    # That it is TCP is said, or asyncio leaves Nagle's algorithm on in what it accepts: 40 ms an answer.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(2048)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await until(lambda: server.started or task.done(), "the server has started")
