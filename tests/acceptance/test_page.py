@@ -49,7 +49,7 @@ async def page(demo_url: str) -> AsyncIterator[Page]:
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         await page.goto(demo_url)
-        await expect(page.get_by_test_id("status")).to_contain_text("Live over WebSocket", timeout=20_000)
+        await expect(page.get_by_test_id("status")).to_contain_text("Live by WebSocket", timeout=20_000)
         yield page
         await browser.close()
         assert errors == []
@@ -65,12 +65,13 @@ async def test_a_report_is_drawn_when_it_is_pushed(page: Page) -> None:
     await expect(page.get_by_test_id("comparison")).to_be_visible()
 
 
-async def test_the_same_result_comes_by_long_poll(page: Page) -> None:
-    await page.locator("input[value=longpoll]").check()
-    await expect(page.get_by_test_id("status")).to_contain_text("long-poll", ignore_case=True, timeout=20_000)
+@pytest.mark.parametrize(("way", "name"), [("longpoll", "long-poll"), ("stream", "server-sent events")])
+async def test_the_same_result_comes_by_other_ways(page: Page, way: str, name: str) -> None:
+    await page.locator(f"input[value={way}]").check()
+    await expect(page.get_by_test_id("status")).to_contain_text(f"Live by {name}", timeout=20_000)
     await page.get_by_test_id("run").click()
     await expect(page.get_by_test_id("charts")).to_contain_text("(JFK), 2013", timeout=20_000)
-    await expect(page.get_by_test_id("events")).to_contain_text("Long-poll", ignore_case=True)
+    await expect(page.get_by_test_id("events")).to_contain_text(name)
 
 
 async def test_what_was_missed_offline_arrives_on_coming_back(page: Page) -> None:

@@ -4,6 +4,7 @@ import { Client } from "./client.js";
 import { Delivery, Submitted } from "./delivery.js";
 import { enableCopy, enableTips, showCurl, showEvent } from "./inspector.js";
 import { QUERIES, show } from "./report.js";
+import { names } from "./transports.js";
 import { Waterfall } from "./waterfall.js";
 
 const by = (id) => document.getElementById(id);
@@ -124,7 +125,7 @@ function status({ state, detail, until, transport }) {
   by("status").dataset.state = state;
   const texts = {
     connecting: detail ? `Connecting: ${detail}` : "Connecting",
-    live: transport === "websocket" ? "Live over WebSocket" : "Live by long-poll",
+    live: `Live by ${names[transport]}`,
     offline: "Offline",
     waiting: "Connection lost, trying again",
     stopped: `Stopped: ${detail}`,

@@ -1,6 +1,7 @@
 // The delivery panel: what has come, by which transport, how long after it was asked for.
 
 import { format, html } from "./svg.js";
+import { names } from "./transports.js";
 
 const SUBMITTED = "pushsvc.demo.submitted";
 const SHOWN = 40;
@@ -88,7 +89,7 @@ export class Delivery {
     const latency = html("span", { class: "latency" }, this.#latency(event.job));
     if (!this.submitted.get(event.job)) this.#entries.set(event.job, { latency, at: Date.now() });
     const kind = event.type.replace("job.", "");
-    const how = `${transport === "websocket" ? "WebSocket" : "long-poll"}, ${format.bytes(bytes)}`;
+    const how = `${names[transport]}, ${format.bytes(bytes)}`;
     this.#list(
       [
         html("code", { title: "position" }, position),

@@ -1,6 +1,7 @@
 // What went over the wire, for those who want to see it.
 
 import { format } from "./svg.js";
+import { names } from "./transports.js";
 
 const SHOWN = 4000;
 
@@ -10,8 +11,7 @@ export function showEvent(item, bytes) {
   const { channel, position, event, transport } = item;
   const text = JSON.stringify({ channel, position, event }, null, 2);
   by("raw").textContent = text.length > SHOWN ? `${text.slice(0, SHOWN)}\n…` : text;
-  const way = transport === "websocket" ? "WebSocket" : "long-poll";
-  by("raw-size").textContent = `${format.bytes(bytes)} by ${way}`;
+  by("raw-size").textContent = `${format.bytes(bytes)} by ${names[transport]}`;
 }
 
 export function showCurl(job, params) {

@@ -1,11 +1,12 @@
-// The two ways events come. Each runs until its connection ends or `signal` aborts, and reports through `on`:
+// The ways events come. Each runs until its connection ends or `signal` aborts, and reports through `on`:
 //   on.live({ resumed, recovered })   on.event(item, bytes)   on.progress(item)   on.reset(item)
 // It returns how long to wait before the next try ([least, most] in ms, or nothing), and throws an error
 // with `fatal` when there is no point in another.
 
 const size = (text) => new TextEncoder().encode(text).length;
 
-export const transports = { websocket: overWebSocket, longpoll: overLongPoll };
+export const transports = { websocket: overWebSocket, stream: overStream, longpoll: overLongPoll };
+export const names = { websocket: "WebSocket", stream: "server-sent events", longpoll: "long-poll" };
 
 async function overWebSocket({ session, positions, signal, on }) {
   const token = await session.open();
@@ -49,15 +50,43 @@ async function overWebSocket({ session, positions, signal, on }) {
   });
 }
 
+async function overStream({ session, positions, signal, on }) {
+  await session.open();
+  const inbox = session.inbox;
+  const resumed = positions.has(inbox);
+  // An EventSource tells its id only with an event: where a first visit begins has to be known before one comes.
+  if (!resumed) positions.adopt((await ask(session, positions, signal, 0)).cursor, { onlyNew: true });
+  if (signal.aborted) return;
+  const { ticket } = await (await session.request("/v1/tickets", { method: "POST", signal })).json();
+  const query = new URLSearchParams({ channels: inbox, cursor: positions.cursor(inbox), ticket });
+  const source = new EventSource(`/v1/events/stream?${query}`);
+  let whole = true;
+
+  return new Promise((resolve) => {
+    const leave = () => (source.close(), resolve());
+    if (signal.aborted) return leave();
+    signal.addEventListener("abort", leave, { once: true });
+    const listen = (type, handle) => {
+      source.addEventListener(type, ({ data }) => signal.aborted || handle(JSON.parse(data), data));
+    };
+    listen("event", (item, text) => on.event(item, size(text)));
+    listen("progress", on.progress);
+    listen("reset", (item) => ((whole = false), on.reset(item)));
+    source.onopen = () => on.live({ resumed, recovered: resumed && whole });
+    source.onerror = () => {
+      // It would come back by itself, with a ticket that is used up: the next try brings a new one.
+      signal.removeEventListener("abort", leave);
+      leave();
+    };
+  });
+}
+
 async function overLongPoll({ session, positions, signal, on }) {
   await session.open();
   const inbox = session.inbox;
   const resumed = positions.has(inbox);
   for (let first = true; !signal.aborted; first = false) {
-    const query = new URLSearchParams({ channels: inbox, wait: first ? 0 : 25 });
-    if (positions.has(inbox)) query.set("cursor", positions.cursor(inbox));
-    const response = await session.request(`/v1/events?${query}`, { signal });
-    const answer = await response.json();
+    const answer = await ask(session, positions, signal, first ? 0 : 25);
     if (signal.aborted) return;
     if (first) on.live({ resumed, recovered: resumed && answer.resets.length === 0 });
     answer.resets.forEach(on.reset);
@@ -67,6 +96,12 @@ async function overLongPoll({ session, positions, signal, on }) {
     if (answer.closed) return;
     if (!first && answer.events.length === 0) await pause(100); // progress alone is no reason to hurry
   }
+}
+
+async function ask(session, positions, signal, wait) {
+  const query = new URLSearchParams({ channels: session.inbox, wait });
+  if (positions.has(session.inbox)) query.set("cursor", positions.cursor(session.inbox));
+  return (await session.request(`/v1/events?${query}`, { signal })).json();
 }
 
 function pause(ms) {
