@@ -135,18 +135,27 @@ class Service:
         return self.parts.tokens.mint(sub, tenant=tenant, channels=channels, scope=scope, ttl=ttl)
 
     async def publish(
-        self, channel: str, type: str, data: Any, *, tenant: str = "default", retention: float | str | None = None
+        self,
+        channel: str,
+        type: str,
+        data: Any,
+        *,
+        tenant: str = "default",
+        retention: float | str | None = None,
+        key: str | None = None,
     ) -> Position:
         """Publish an event of your own to a `group:` or a `user:` channel: `type` says what happened, `data` is
         anything that a job may return. Returns the event's position, once it is committed: whoever listens hears
         it, whoever is away finds it.
 
-        It is kept for `retention` (seconds, or text like `"24h"`; by default PUSHSVC_RETENTION). Raises
-        BadRequest, TooLarge, and Unavailable when PostgreSQL is away: then nothing has been published.
+        It is kept for `retention` (seconds, or text like `"24h"`; by default PUSHSVC_RETENTION). As long, publishing
+        again with the same `key` changes nothing, whatever the data: for those who must publish once and may die
+        in between. Raises BadRequest and TooLarge, when nothing has been published; Unavailable when PostgreSQL is
+        away: whether it has then, only the `key` can tell.
         """
         seconds = self.settings.retention if retention is None else _seconds(f"publish to {channel}", retention)
         where = Channel(tenant, check_channel(channel))
-        return await self.parts.publications.publish(where, type, data, seconds)
+        return await self.parts.publications.publish(where, type, data, seconds, key)
 
     async def revoke(self, sub: str | None = None, *, tenant: str = "default", token: str | None = None) -> None:
         """Make all tokens of `sub` void that were issued until now, or just the one `token`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -25,11 +26,15 @@ class Publications:
         self._publisher = publisher
         self._limit = limit
 
-    async def publish(self, channel: Channel, kind: str, data: Any, retention: float) -> Position:
-        """Log an event and tell whoever listens; where it stands. It is kept for `retention` seconds.
+    async def publish(
+        self, channel: Channel, kind: str, data: Any, retention: float, key: str | None = None
+    ) -> Position:
+        """Log an event and tell whoever listens; where it stands. It is kept for `retention` seconds, and as long a
+        second one of the same `key` in its channel changes nothing.
 
-        Raises BadRequest on a job's channel, a type that is none or one of ours, data without a JSON form;
-        TooLarge; Unavailable without PostgreSQL: then nothing has been published.
+        Raises BadRequest on a job's channel, a type that is none or one of ours, data without a JSON form, and
+        TooLarge: then nothing has been published. Raises Unavailable without PostgreSQL: whether it has, only
+        publishing it again with its key can tell.
         """
         if channel.kind == "job":
             raise BadRequest(f"{channel.name} has the job's own events; publish to user:<subject> or group:<name>")
@@ -43,8 +48,12 @@ class Publications:
             raise BadRequest(str(error).replace("the job's return value", "the event's data")) from error
         if len(body) > self._limit:
             raise TooLarge(f"the event's data has {len(body)} bytes; PUSHSVC_INLINE_LIMIT is {self._limit}")
-        event_id = f"evt_{new_job_id()}"
+        event_id = f"evt_{new_job_id() if key is None else _digest(channel, key)}"
         event = wire.published(event_id, kind, datetime.now(UTC), body)
-        position = await self._events.publish(Published(event_id, channel, event, retention))
+        position, event = await self._events.publish(Published(event_id, channel, event, retention))
         await self._publisher.event([(channel, position)], event)
         return position
+
+
+def _digest(channel: Channel, key: str) -> str:
+    return hashlib.sha256("\n".join((channel.tenant, channel.name, key)).encode()).hexdigest()[:32]

@@ -71,7 +71,7 @@ class EventStore:
         self._prefix = prefix
         # Those who come at the same time are answered by one statement: a node's restart brings them in thousands.
         self._states: Batcher[Sequence[Channel], Mapping[Channel, ChannelState]] = Batcher("states", self._look)
-        self._publish: Batcher[Published, Position] = Batcher("publish events", self._log)
+        self._publish: Batcher[Published, tuple[Position, bytes]] = Batcher("publish events", self._log)
 
     async def states(self, channels: Sequence[Channel]) -> Mapping[Channel, ChannelState]:
         """Where each channel stands. Logs that do not exist yet are made, so that they have an epoch; a job
@@ -141,11 +141,12 @@ class EventStore:
 
     # Publishing
 
-    async def publish(self, event: Published) -> Position:
-        """Log an event of the app's own; where it stands. Publishing one of the same id again changes nothing."""
+    async def publish(self, event: Published) -> tuple[Position, bytes]:
+        """Log an event of the app's own; where it stands, and its body. One of the same id that was published
+        before changes nothing: the answer is that one."""
         return await self._publish(event)
 
-    async def _log(self, batch: Sequence[Published]) -> list[Position]:
+    async def _log(self, batch: Sequence[Published]) -> list[tuple[Position, bytes]]:
         given = list({event.id: event for event in batch}.values())
         columns = (
             [event.id for event in given],
@@ -159,8 +160,8 @@ class EventStore:
         except asyncpg.UniqueViolationError:
             # An earlier try of the same statement, its answer lost on the way, has just been committed.
             rows = await self._postgres.fetch(sql.PUBLISH_EVENTS, *columns)
-        places = {row["id"]: Position(row["epoch"], row["offset"]) for row in rows}
-        return [places[event.id] for event in batch]
+        logged = {row["id"]: (Position(row["epoch"], row["offset"]), row["body"].encode()) for row in rows}
+        return [logged[event.id] for event in batch]
 
     async def renew_epochs(self) -> int:
         """After a backup was restored: every log begins a new history, so that a cursor from the old one meets

@@ -300,11 +300,11 @@ WITH given AS (
     SELECT c.id, c.top - count(*) OVER same + row_number() OVER (same ORDER BY f.n), f.id, f.body,
         now() + make_interval(secs => f.retention)
     FROM fresh f JOIN counted c USING (tenant, name) WINDOW same AS (PARTITION BY c.id)
-    RETURNING id, channel, "offset"
+    RETURNING id, channel, "offset", body
 )
-SELECT l.id, c.epoch, l."offset" FROM logged l JOIN counted c ON c.id = l.channel
+SELECT l.id, c.epoch, l."offset", l.body FROM logged l JOIN counted c ON c.id = l.channel
 UNION ALL
-SELECT e.id, c.epoch, e."offset" FROM given g JOIN pushsvc.events e ON e.id = g.id
+SELECT e.id, c.epoch, e."offset", e.body FROM given g JOIN pushsvc.events e ON e.id = g.id
     JOIN pushsvc.channels c ON c.id = e.channel
 """
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from pushsvc import wire
 from pushsvc.domain import Channel, Position, new_job_id
 from pushsvc.jobs import Publications
 from pushsvc.settings import Settings
@@ -40,10 +41,11 @@ async def kept(kit: Kit, channel: Channel = OPS) -> tuple[int, list[int]]:
 
 
 async def test_published_events_are_logged_in_order_with_those_of_jobs(kit: Kit) -> None:
-    first = await kit.events.publish(note(1))
+    first, body = await kit.events.publish(note(1))
+    assert body == b'{"n":1}'
     await kit.finish("a job's", channels=("group:ops",))
     rest = await asyncio.gather(*(kit.events.publish(note(n)) for n in range(2, 5)))
-    assert [p.offset for p in (first, *rest)] == [1, 3, 4, 5]
+    assert [p.offset for p in (first, *(position for position, _ in rest))] == [1, 3, 4, 5]
     page = await kit.events.read(OPS, "start")
     assert page is not None
     bodies = [body for _, body in page.events]
@@ -55,12 +57,22 @@ async def test_publishing_the_same_event_again_changes_nothing(kit: Kit) -> None
     """As when the answer to the first try was lost on its way."""
     event, other = note(1), note(2)
     where = await kit.events.publish(event)
-    assert await asyncio.gather(*(kit.events.publish(e) for e in (event, other, event))) == [
-        where,
-        Position(where.epoch, 2),
-        where,
-    ]
+    second = (Position(where[0].epoch, 2), other.body)
+    assert await asyncio.gather(*(kit.events.publish(e) for e in (event, other, event))) == [where, second, where]
     assert await kept(kit) == (0, [1, 2])
+
+
+async def test_a_key_publishes_once_in_each_channel(kit: Kit) -> None:
+    """The second is told by the bytes of the first, or those who missed the first would have others."""
+    publications = Publications(kit.events, kit.publisher, 100)
+    first = await publications.publish(OPS, "deploy.done", 1, 60, "deploy-7")
+    assert await publications.publish(OPS, "deploy.done", 2, 60, "deploy-7") == first
+    assert (await publications.publish(OPS, "deploy.done", 3, 60, "deploy-8")).offset == 2
+    other = await publications.publish(me("group:other"), "deploy.done", 4, 60, "deploy-7")
+    assert (other.offset, other.epoch) != (first.offset, first.epoch)
+    page = await kit.events.read(OPS, "start")
+    assert page is not None
+    assert [wire.load(body)["data"] for _, body in page.events] == [1, 3]
 
 
 async def test_what_is_published_by_two_at_once_is_logged_once(kit: Kit) -> None:
