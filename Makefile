@@ -10,6 +10,7 @@ PORT ?=
 help:
 	@echo "make demo    the flights demo on http://127.0.0.1:8000 (PORT=… for another)"
 	@echo "make test    lint, types, import contracts, tests, browser tests"
+	@echo "make soak    minutes under faults, and an audit (SOAK_SECONDS=240 SOAK_SEED=…)"
 	@echo "make bench   the figures of docs/performance.md, measured here"
 	@echo "make clean   remove what the others made"
 
@@ -34,9 +35,14 @@ pytest: $(VENV)/dev chromium
 chromium:
 	@.ci/chromium
 
+soak: $(VENV)/dev
+	@$(BIN)/python -m tests.soak
+
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.queries
+	$(BIN)/python -m benchmarks.fanout --markdown
+	$(BIN)/python -m benchmarks.deaf
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
@@ -62,4 +68,4 @@ $(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo test lint types imports pytest chromium bench format clean
+.PHONY: help demo test lint types imports pytest chromium soak bench format clean

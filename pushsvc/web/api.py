@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from .. import wire
 from ..access import Tokens, bearer, need_scope, owns
@@ -73,10 +73,14 @@ async def read_body(request: Request, model: type[Model], limit: int) -> Model:
     if declared.isdigit() and int(declared) > limit:
         raise TooLarge(f"the body may have {limit} bytes")
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > limit:
-            raise TooLarge(f"the body may have {limit} bytes")
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > limit:
+                raise TooLarge(f"the body may have {limit} bytes")
+    except ClientDisconnect:
+        # Nobody reads the answer; but it is the client that went away, and no error of ours.
+        raise BadRequest("the request ended before its body did") from None
     try:
         return model.model_validate(wire.load(bytes(data)))
     except ValidationError as error:

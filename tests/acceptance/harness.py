@@ -101,8 +101,8 @@ class Process:
 class Web(Process):
     """A web process."""
 
-    def __init__(self, name: str, port: int, env: dict[str, str], log: Path) -> None:
-        super().__init__(name, ["serve", TARGET, "--port", str(port)], env, log)
+    def __init__(self, name: str, port: int, env: dict[str, str], log: Path, target: str = TARGET) -> None:
+        super().__init__(name, ["serve", target, "--port", str(port)], env, log)
         self.url = f"http://127.0.0.1:{port}"
 
     def health(self) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""The faults: what breaks, and how it is put right."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from .plan import Fault
+from .world import Seat, World
+
+
+class Saboteur:
+    """Breaks what the plan says. What is broken already is broken again as soon as it is whole."""
+
+    def __init__(self, world: World) -> None:
+        self.done: Counter[str] = Counter()
+        self._world = world
+        self._ways: dict[str, Callable[[Fault], Awaitable[None]]] = {
+            "kill web": lambda fault: self._replace(world.webs[fault.target], Seat.kill, fault.outage),
+            "kill worker": lambda fault: self._replace(world.workers[fault.target], Seat.kill, fault.outage),
+            "drain web": lambda fault: self._replace(world.webs[fault.target], Seat.drain, fault.outage),
+            "drain worker": lambda fault: self._replace(world.workers[fault.target], Seat.drain, fault.outage),
+            "restart redis": self._restart_redis,
+            "crash redis": self._crash_redis,
+            "stall redis": self._stall_redis,
+            "cut redis clients": self._cut_redis_clients,
+            "restart postgres": self._restart_postgres,
+            "stop postgres at once": self._stop_postgres_at_once,
+            "crash postgres": self._crash_postgres,
+            "cut postgres clients": self._cut_postgres_clients,
+        }
+
+    async def break_(self, fault: Fault) -> None:
+        """Break it, wait, and put it right."""
+        await self._ways[fault.kind](fault)
+        self.done[fault.kind] += 1
+
+    @staticmethod
+    async def _replace(seat: Seat, end: Callable[[Seat], Awaitable[None]], outage: float) -> None:
+        async with seat.turn:
+            await end(seat)
+            await asyncio.sleep(outage)
+            await seat.fill()
+
+    async def _restart_redis(self, fault: Fault) -> None:
+        """In good order: what it holds is saved and read again."""
+        async with self._world.engine_turns["redis"]:
+            await asyncio.to_thread(self._world.valkey.stop)
+            await asyncio.sleep(fault.outage)
+            await asyncio.to_thread(self._world.valkey.start)
+
+    async def _crash_redis(self, fault: Fault) -> None:
+        """It comes back with nothing."""
+        world = self._world
+        async with world.engine_turns["redis"]:
+            await asyncio.to_thread(world.valkey.kill)
+            (world.valkey.data_dir / "dump.rdb").unlink(missing_ok=True)
+            await asyncio.sleep(fault.outage)
+            await asyncio.to_thread(world.valkey.start)
+
+    async def _stall_redis(self, fault: Fault) -> None:
+        async with self._world.engine_turns["redis"]:
+            await self._world.stall_redis(0.2 + 2 * fault.outage)
+
+    async def _cut_redis_clients(self, fault: Fault) -> None:
+        async with self._world.engine_turns["redis"]:
+            await self._world.cut_redis_clients()
+
+    async def _restart_postgres(self, fault: Fault) -> None:
+        """Fast shutdown: every connection is told, every transaction rolled back."""
+        async with self._world.engine_turns["postgres"]:
+            await asyncio.to_thread(self._world.postgres.stop)
+            await asyncio.sleep(fault.outage)
+            await asyncio.to_thread(self._world.postgres.start)
+
+    async def _stop_postgres_at_once(self, fault: Fault) -> None:
+        """Immediate shutdown: it recovers from its log when it starts."""
+        postgres = self._world.postgres
+        async with self._world.engine_turns["postgres"]:
+            if postgres.pid is not None:
+                os.kill(postgres.pid, signal.SIGQUIT)
+                await asyncio.to_thread(postgres.wait)
+            await asyncio.to_thread(postgres.stop)
+            await asyncio.sleep(fault.outage)
+            await asyncio.to_thread(postgres.start)
+
+    async def _crash_postgres(self, fault: Fault) -> None:
+        async with self._world.engine_turns["postgres"]:
+            await asyncio.to_thread(self._world.postgres.kill)
+            await asyncio.sleep(fault.outage)
+            await asyncio.to_thread(self._world.postgres.start)
+
+    async def _cut_postgres_clients(self, fault: Fault) -> None:
+        async with self._world.engine_turns["postgres"]:
+            await self._world.cut_postgres_clients()
