@@ -31,6 +31,11 @@ from .sweep import Sweep
 SEND_BUFFER = 128 * 1024
 """Bytes that the kernel may keep for a socket (Linux takes twice as many): left alone, it hides up to 4 MB each."""
 
+TCPI_RETRANSMITS, TCPI_PROBES = 2, 3
+"""Where they stand in `struct tcp_info` (linux/tcp.h), a byte each."""
+UNANSWERED = 2
+"""So many in a row, and nobody is there."""
+
 SPARE = 16
 """Parsers that are kept for the next who needs one."""
 
@@ -272,19 +277,30 @@ class DirectSocket(asyncio.Protocol):
     # What the sweep says
 
     def ping(self, frame: bytes) -> None:
-        self._left = self.transport.get_write_buffer_size()
         if self._drained is None and not self.close_sent:
             self.transport.write(frame)
+        self._left = self.transport.get_write_buffer_size()
 
     def moving(self) -> bool:
         before, self._left = self._left, self.transport.get_write_buffer_size()
-        return self._left not in (0, before) or self._unread()
+        # More than before is no sign of life: it may be what nobody takes.
+        return 0 < self._left < before or self._unread() or (self._left > 0 and self._reachable())
 
     def _unread(self) -> bool:
         """Whether the kernel has something that we have not read: the peer is there, it is us who are late."""
         with suppress(OSError, ValueError), selectors.DefaultSelector() as selector:
             selector.register(self.transport.get_extra_info("socket").fileno(), selectors.EVENT_READ)
             return bool(selector.select(0))
+        return False
+
+    def _reachable(self) -> bool:
+        """Whether the peer's kernel still acknowledges what is sent, though the peer itself does not read it: then
+        it is slow, not gone. Only Linux tells (tcp(7), TCP_INFO): probes and retransmissions without an answer."""
+        if not hasattr(socket, "TCP_INFO"):
+            return False
+        with suppress(OSError):
+            info: bytes = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
+            return max(info[TCPI_RETRANSMITS], info[TCPI_PROBES]) < UNANSWERED
         return False
 
     def lost(self) -> None:

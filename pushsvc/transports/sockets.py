@@ -49,6 +49,8 @@ class DirectHttp(HttpToolsProtocol):
         protocol = self.transport.get_protocol()
         if rest and isinstance(protocol, DirectProtocol):
             protocol.data_received(rest)
+        # The two hold each other, as uvicorn knows at any other end of theirs.
+        self.parser = None  # type: ignore[assignment]
 
 
 class DirectProtocol(WebSocketsSansIOProtocol):

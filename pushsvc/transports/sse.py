@@ -94,6 +94,10 @@ class EventStream:
             # It also comes after the end of the answer, which is how ASGI says that all has been sent.
             while (await receive())["type"] != "http.disconnect":
                 pass
+        except asyncio.CancelledError:
+            # A server that stops waits only so long for a client which does not read the end.
+            if not self._over:
+                raise
         finally:
             telemetry.emit("connection.closed", {"count": 1}, {"transport": "sse", "code": None})
 

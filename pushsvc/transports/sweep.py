@@ -25,7 +25,8 @@ class Pinged(Protocol):
         """Send the frame, unless the socket is full."""
 
     def moving(self) -> bool:
-        """Whether something has come that nobody has read yet, or its backlog is not what it was at the last call."""
+        """Whether there is another sign of life: something has come that nobody has read yet, or what waits to be
+        sent is less than it was, or is at least acknowledged."""
 
     def lost(self) -> None:
         """The peer is gone: end, and leave the sweep."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator
 
@@ -20,6 +23,7 @@ from ..contract.websocket_client import PONG, Line, frame, shaken
 from ..contract.websocket_trial import hello
 
 INTERVAL = 0.2
+SO_ATTACH_FILTER = 26
 
 
 class Peer:
@@ -163,44 +167,87 @@ async def test_a_client_that_answers_no_ping_is_gone_from_the_hub_and_one_that_a
 async def test_what_the_kernel_holds_for_us_says_that_the_peer_is_there(node: Node) -> None:
     """A Pong that could not be read yet, as this process reads nothing more of that client for now."""
     it = await greeted(node, "me")
-    (socket,) = attached(node)
-    socket.hold()
-    await until(lambda: socket.unanswered)
-    assert not socket.moving()
+    (mine,) = attached(node)
+    mine.hold()
+    await until(lambda: mine.unanswered)
+    assert not mine.moving()
     it.transport.write(frame(PONG, b""))
-    await until(socket.moving)
+    await until(mine.moving)
     pings = len(it.heard.pings)
     await until(lambda: len(it.heard.pings) > pings + 1, "it is pinged on")
-    socket.release()
+    mine.release()
     it.transport.abort()
     await until(lambda: not node.listeners)
 
 
+async def test_a_client_that_does_not_read_is_slow_and_one_that_is_not_there_is_gone(node: Node) -> None:
+    """Both have a full socket and answer no ping; the kernel of the first still acknowledges."""
+    slow, live = await greeted(node, "slow"), await greeted(node, "live")
+    port = slow.transport.get_extra_info("sockname")[1]
+    (mine,) = [it for it in attached(node) if it.transport.get_extra_info("peername")[1] == port]
+    slow.transport.pause_reading()
+    mine.transport.set_write_buffer_limits(high=64 * 1024)
+    while mine.transport.get_write_buffer_size() == 0:
+        mine.send(b'"%b"' % (b"x" * 60_000))
+    answered = 0
+
+    def answer(pings: int) -> bool:
+        nonlocal answered
+        for payload in live.heard.pings[answered:]:
+            live.transport.write(frame(PONG, payload))
+            answered += 1
+        return answered >= pings
+
+    await until(lambda: answer(4), "for longer than a dead one would stay")
+    assert mine in attached(node)
+    drop_all_packets(slow.transport.get_extra_info("socket"))
+    await until(lambda: answer(5) and mine not in attached(node), "it is gone")
+    assert len(node.listeners) == 1
+    for it in (slow, live):
+        it.transport.abort()
+    await until(lambda: not node.listeners)
+
+
+def drop_all_packets(of: socket.socket) -> None:
+    """As if its machine were gone: a filter (socket(7), SO_ATTACH_FILTER) that lets nothing in, so that nothing is
+    acknowledged either."""
+    program = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K: keep 0 bytes
+    buffer = ctypes.create_string_buffer(program)
+    filters = struct.pack("HxxxxxxP", 1, ctypes.addressof(buffer))
+    of.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filters)
+
+
 async def test_a_client_that_pings_us_is_answered_and_that_is_no_answer_to_our_pings(node: Node) -> None:
     it = await greeted(node, "me")
-    (socket,) = attached(node)
-    await until(lambda: socket.unanswered)
+    (mine,) = attached(node)
+    await until(lambda: mine.unanswered)
     it.transport.write(frame(PING_OPCODE, b"are you there?"))
     assert await it.until(pongs=1)
     assert it.heard.pongs == [b"are you there?"]
-    assert socket.unanswered
+    assert mine.unanswered
     it.transport.abort()
     await until(lambda: not node.listeners)
 
 
 def test_a_process_that_was_stopped_for_longer_than_an_interval_loses_nobody() -> None:
-    """Both timers, for the ping and for the look, are due at once when it goes on: as after SIGSTOP and SIGCONT."""
+    """The ping and the look are both overdue when it goes on, as after SIGSTOP and SIGCONT; the answer is read as
+    soon as the loop polls, which is before a timer can have fired twice."""
+    interval = SHARES * 0.002
+    peer = Peer()
+
+    def stopped() -> None:
+        time.sleep(3 * interval)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, setattr, peer, "unanswered", False)
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        sweep, peer = Sweep(SHARES * 0.002), Peer()
+        sweep = Sweep(interval)
         sweep.add(peer)
         await until(lambda: peer.pings == 1)
-        time.sleep(SHARES * 0.002 * 3)
-        # The answer is read as soon as the loop polls, which is before any timer can have fired twice.
-        loop.call_soon(loop.call_soon, setattr, peer, "unanswered", False)
-        await until(lambda: peer.pings >= 3 or not peer.unanswered)
+        asyncio.get_running_loop().call_soon(stopped)
+        await until(lambda: peer.pings == 2)
         assert not peer.gone
         sweep.discard(peer)
 
-    uvloop.run(main())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
