@@ -29,12 +29,19 @@ _MESSAGES = (b"message", b"smessage")
 
 
 class Link(asyncio.Protocol):
-    """One connection: bytes in, messages and replies out. `heard` says that something came since it was cleared."""
+    """One connection: bytes in, messages and replies out. `heard` says that something came since it was cleared;
+    `on_read` is called after all the messages that one read brought."""
 
-    def __init__(self, on_message: Callable[[str, bytes], None], on_reply: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        on_message: Callable[[str, bytes], None],
+        on_reply: Callable[[Any], None],
+        on_read: Callable[[], None] = lambda: None,
+    ) -> None:
         self._reader = hiredis.Reader()
         self._on_message = on_message
         self._on_reply = on_reply
+        self._on_read = on_read
         self._asked: deque[asyncio.Future[Any]] = deque()
         self._transport: asyncio.Transport | None = None
         self.lost = asyncio.Event()
@@ -62,6 +69,8 @@ class Link(asyncio.Protocol):
         except hiredis.ProtocolError:
             logger.exception("Redis spoke no RESP")
             self.close()
+        finally:
+            self._on_read()
 
     def _answered(self, reply: Any) -> None:
         future = self._asked.popleft()
@@ -108,6 +117,7 @@ async def open_link(
     address: Address,
     on_message: Callable[[str, bytes], None],
     on_reply: Callable[[Any], None],
+    on_read: Callable[[], None] = lambda: None,
 ) -> Link:
     """Connect to the server at `address`, logged in.
 
@@ -115,7 +125,7 @@ async def open_link(
     the master that the Sentinels take it for.
     """
     loop = asyncio.get_running_loop()
-    link = Link(on_message, on_reply)
+    link = Link(on_message, on_reply, on_read)
     try:
         async with asyncio.timeout(CONNECT_WITHIN):
             if "path" in endpoint.options:

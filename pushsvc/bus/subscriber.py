@@ -68,10 +68,10 @@ def _give_up(waiters: Iterable[_Waiter]) -> None:
 class Subscriber:
     """Stays connected to `url`, subscribed to whatever `subscribe` named, until `stop`.
 
-    `on_message(topic, payload)` is called for each message; `on_connected()` when every topic is confirmed
-    again after a (re)connect, a failover or a move to another shard, which is when whoever listens must look
-    for what was missed; `on_lost()` when from now on something is not heard. Raises SettingsError on a URL that
-    is not one.
+    `on_message(topic, payload)` is called for each message, and `on_read()` after all that one read brought;
+    `on_connected()` when every topic is confirmed again after a (re)connect, a failover or a move to another
+    shard, which is when whoever listens must look for what was missed; `on_lost()` when from now on something is
+    not heard. Raises SettingsError on a URL that is not one.
     """
 
     def __init__(
@@ -80,12 +80,14 @@ class Subscriber:
         on_message: Callable[[str, bytes], None],
         on_connected: Callable[[], None] = lambda: None,
         on_lost: Callable[[], None] = lambda: None,
+        on_read: Callable[[], None] = lambda: None,
     ) -> None:
         self._endpoint = Endpoint.parse(url, SETTING)
         self._topology = topology_of(self._endpoint)
         self._on_message = on_message
         self._on_connected = on_connected
         self._on_lost = on_lost
+        self._on_read = on_read
         self._topics: dict[str, _Topic] = {}
         self._lines: dict[Address, Line] = {}
         self._homeless: set[str] = set()
@@ -319,4 +321,4 @@ class Subscriber:
         self.moved(line, topics)
 
     async def _open(self, address: Address, on_reply: Callable[[Any], None]) -> Link:
-        return await open_link(self._endpoint, address, self._on_message, on_reply)
+        return await open_link(self._endpoint, address, self._on_message, on_reply, self._on_read)

@@ -63,10 +63,11 @@ class Hub:
     ) -> None:
         self._reading = Reading(events)
         self._feeds: dict[Channel, Feed] = {}
-        self._bus = Subscriber(bus_url, self._message, self._bus_changed, self._bus_changed)
+        self._bus = Subscriber(bus_url, self._message, self._bus_changed, self._bus_changed, self._all_heard)
         self._tops = TopCheck(events, self._bus, self._feeds, self._repair, top_check)
         self._last_progress = last_progress
         self._by_topic: dict[str, Feed] = {}
+        self._hearing = False
         self._subscriptions: dict[Listener, dict[Channel, Subscription]] = {}
         self._paused: set[Listener] = set()
         self._dirty: list[Feed] = []
@@ -265,16 +266,23 @@ class Hub:
 
     def _message(self, name: str, payload: bytes) -> None:
         feed = self._by_topic.get(name)
-        if feed is not None and not feed.hear(payload):
-            self._repair(feed)
+        if feed is not None:
+            self._hearing = True
+            if not feed.hear(payload):
+                self._repair(feed)
+
+    def _all_heard(self) -> None:
+        """All that one read of Redis brought goes out at once, without waiting for the loop's next turn."""
+        self._hearing = False
+        self._flush()
 
     def _bus_changed(self) -> None:
         """Connected: something may have been missed. Lost: from now on PostgreSQL is asked."""
         self._tops.soon()
 
     def _pending(self, feed: Feed) -> None:
-        """Called at a feed's first pending event: all that arrives in this turn of the loop goes out at once."""
-        if not self._dirty:
+        """Called at a feed's first pending event. What a reading of the store found goes out in the next turn."""
+        if not self._dirty and not self._hearing:
             asyncio.get_running_loop().call_soon(self._flush)
         self._dirty.append(feed)
 
