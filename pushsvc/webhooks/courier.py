@@ -108,6 +108,8 @@ class Courier:
 
     async def _send_due(self) -> float:
         """Claim and launch all that there is room for; after how many seconds to look again."""
+        # Whoever ends while a claim is under way may make room that the claim did not know of.
+        self._more, more = True, False
         while (room := self._places - len(self._running)) > 0:
             rooms = self._rooms()
             claimed, held = await self._store.claim(self._after, room, self._each, rooms, self._lease)
@@ -116,13 +118,16 @@ class Courier:
             for webhook in claimed:
                 self._launch(webhook)
             found = len(claimed) + held
+            of_each = Counter(webhook.host for webhook in claimed)
+            full = any(count >= rooms.get(host, self._each) for host, count in of_each.items())
+            more = more or full or 0 in rooms.values()
             # Round and round: every host gets its turn, however much is due to the others.
             wrapped, self._after = not self._after, max((each.host for each in claimed), default="")
             if found < room:
                 if wrapped:
                     break
                 self._after = ""
-        self._more = room <= 0 or 0 in self._rooms().values()
+        self._more = more or room <= 0
         following = await self._store.next_due()
         return self._poll if following is None else min(following, self._poll)
 

@@ -477,7 +477,7 @@ async def test_what_goes_wrong_at_one_look_is_tried_again_at_the_next(
 
 async def test_a_slow_receiver_does_not_hold_up_others(settings: Settings, receiver: Receiver) -> None:
     async with opened(settings) as kit, receiving() as slow:
-        post = Post(kit, webhook_concurrency=10)
+        post = Post(kit, webhook_concurrency=10, webhook_timeout=100.0)
         held = asyncio.Event()
         slow.reply = Reply(200, after=held)
         waiting = [await post.due(slow.url(), number) for number in range(20)]
