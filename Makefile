@@ -29,8 +29,11 @@ types: $(VENV)/dev
 imports: $(VENV)/dev
 	$(BIN)/lint-imports
 
+# Two processes, each with engines of its own, unless the engines are given: then there is one of each.
+SIDE_BY_SIDE = $(if $(PUSHSVC_TEST_DATABASE_URL)$(PUSHSVC_TEST_REDIS_URL),,-n 2 --dist loadfile)
+
 pytest: $(VENV)/dev chromium
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 chromium:
 	@.ci/chromium

@@ -9,7 +9,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -30,6 +30,14 @@ DELETE FROM pushsvc.events; DELETE FROM pushsvc.jobs; DELETE FROM pushsvc.channe
 DELETE FROM pushsvc.positions; DELETE FROM pushsvc.tickets; DELETE FROM pushsvc.disabled_endpoints;
 DROP SCHEMA public CASCADE; CREATE SCHEMA public
 """
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What was logged goes from process to process as UTF-8; jobs in tests log halves of surrogate pairs, too."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")

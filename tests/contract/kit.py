@@ -18,7 +18,7 @@ from pushsvc.jobs import Announcer
 from pushsvc.settings import Settings
 from pushsvc.store import EventStore, Finished, JobStore, Postgres, Retention
 
-PATIENCE = 20.0
+PATIENCE = 45.0
 """Seconds after which a condition that should have come true has failed; nothing waits for them to pass."""
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ NO_CODE = 1005
 Message = tuple[int, bytes]
 """Opcode of the first frame, and the whole payload."""
 
-PATIENCE = 20.0
+PATIENCE = 45.0
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
