@@ -14,9 +14,8 @@ from pushsvc import wire
 from pushsvc.bus import Publisher, topic
 from pushsvc.domain import Channel, Job, Place, Position, Progress, new_job_id
 from pushsvc.errors import NotFound
-from pushsvc.hub import Hub
+from pushsvc.hub import Hub, tops
 from pushsvc.hub import hub as hub_module
-from pushsvc.hub import tops
 from pushsvc.settings import Settings
 from pushsvc.store import ChannelState, EventStore, Requeue
 from pushsvc.store.events import Page

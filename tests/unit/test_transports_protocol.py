@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -264,7 +265,7 @@ async def test_many_frames_without_waiting_are_answered_in_order_and_none_is_los
     """More than may wait: the rest stays in the socket until there is room."""
     async with greeted(node) as it:
         for n in range(300):
-            await it.ws.send('{"id":%d,"op":"submit","job":"report","params":{"origin":"JFK"}}' % n)
+            await it.ws.send(json.dumps({"id": n, "op": "submit", "job": "report", "params": {"origin": "JFK"}}))
         answers = [await it.next() for _ in range(300)]
         assert [answer["id"] for answer in answers] == list(range(300))
         assert len({answer["ok"]["id"] for answer in answers}) == 300
