@@ -36,7 +36,7 @@ RECONNECT_MS = (500, 3000)
 """Between which milliseconds a client comes back when the connection breaks; on drain it is RETRY_MS."""
 
 PING = b":\n\n"
-CLOSED = wire.sse_block("closed", b"{}")
+CLOSED = b": closed\n\n"
 CHUNK = 64 * 1024
 """Bytes handed to the server at a time: what a slow client keeps from being dropped when the stream ends."""
 
@@ -129,8 +129,8 @@ class EventStream:
             error = BadCursor(f"the cursor of these channels has more than {limit} characters; ask for fewer at once")
             self._located.set_exception(error)
         else:
-            ready = wire.sse_block("ready", wire.dump({"cursor": self._cursor(), "recovered": whole}))
-            self._located.set_result(_retry(RECONNECT_MS)[:-1] + self._id() + ready)
+            start = b": recovered\n" if whole else b": a reset follows\n"
+            self._located.set_result(start + _retry(RECONNECT_MS)[:-1] + self._id() + b"\n")
 
     # Listener
 

@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -165,6 +165,7 @@ class Block:
     data: bytes | None = None
     id: str = ""
     retry: int | None = None
+    comments: list[str] = field(default_factory=list)
 
 
 class StreamReader:
@@ -195,6 +196,7 @@ class StreamReader:
                 block.retry = int(value)
             else:
                 assert name == b"", f"what is {line!r}?"
+                block.comments.append(value.decode())
         block.id = self._id
         return block
 
@@ -222,11 +224,9 @@ class StreamSubscriber(Subscriber):
         self._reader = StreamReader()
         self._blocks: deque[Block] = deque()
         first = await self._next_block()
-        assert first.event == "ready"
-        assert first.data is not None
-        ready = json.loads(first.data)
-        assert ready["cursor"] == first.id
-        self._id, self._told = first.id, ready["recovered"]
+        assert first.data is None
+        assert first.comments in (["recovered"], ["a reset follows"])
+        self._id, self._told = first.id, first.comments == ["recovered"]
 
     async def _next_block(self) -> Block:
         while not self._blocks:

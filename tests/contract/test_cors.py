@@ -77,7 +77,7 @@ async def test_a_stream_is_readable_as_it_comes(page: httpx.AsyncClient) -> None
     async with page.stream("GET", "/v1/events/stream") as answer:
         assert answer.status_code == 200
         assert readable(answer)
-        assert (await anext(answer.aiter_raw())).startswith(b"retry: ")
+        assert (await anext(answer.aiter_raw())).startswith(b": recovered\n")
 
 
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/events/stream", "/v1/tickets", "/v1/jobs", "/v1/ack"])

@@ -116,16 +116,15 @@ async def test_the_answer_begins_with_its_cursor_and_goes_on_with_whole_events(w
         assert it.headers["x-accel-buffering"] == "no"
         assert "content-length" not in it.headers
         assert "content-encoding" not in it.headers
-        ready = rb'retry: (\d+)\nid: (user:me@(\w+)\.1)\nevent: ready\ndata: {"cursor":"\2","recovered":true}\n\n'
-        first = re.fullmatch(ready, await it.chunk())
+        first = re.fullmatch(rb": recovered\nretry: (\d+)\nid: user:me@(\w+)\.1\n\n", await it.chunk())
         assert first is not None
         assert 500 <= int(first[1]) <= 3000
         finished = await world.kit.finish({"n": 1})
         item = b'{"channel":"user:me","position":"%b.2","event":%b}' % (
-            first[3],
+            first[2],
             wire.event(finished.job, b'{"n":1}'),
         )
-        assert await it.chunk() == b"id: user:me@%b.2\nevent: event\ndata: %b\n\n" % (first[3], item)
+        assert await it.chunk() == b"id: user:me@%b.2\nevent: event\ndata: %b\n\n" % (first[2], item)
 
 
 async def test_an_id_is_the_cursor_of_all_the_streams_channels(world: World) -> None:
@@ -155,8 +154,8 @@ async def test_a_reset_that_is_still_to_come_is_not_passed_over_by_the_first_id(
     """Whoever is cut off between the two comes back with the cursor it had, and meets the reset again."""
     await world.kit.finish(0)
     async with streaming(world.nodes["direct"], "?cursor=user:me@k0.9", Authorization=bearer(world)) as it:
-        ready = await it.block()
-        assert (ready.id, ready.data) == ("user:me@k0.9", b'{"cursor":"user:me@k0.9","recovered":false}')
+        start = await it.block()
+        assert (start.id, start.comments, start.data) == ("user:me@k0.9", ["a reset follows"], None)
         reset = await it.block()
         assert reset.event == "reset"
         assert reset.data is not None
@@ -200,8 +199,8 @@ async def test_a_stream_of_finished_jobs_says_so_and_does_not_let_a_browser_come
             assert finished is not None
             await kit.announcer.finished(finished, b"1")
         blocks = await it.rest()
-        assert [block.event for block in blocks] == ["event", "event", "closed"]
-        assert blocks[-1].data == b"{}"
+        assert [block.event for block in blocks] == ["event", "event"]
+        assert it.comments == 1, "it says that it is closed"
         assert blocks[-1].id == last.replace("@1.1", "@1.2")
         # The connection lives on, as HTTP/1.1 has it.
         again = f"GET /v1/events/stream{query} HTTP/1.1\r\nHost: here\r\nAuthorization: {who}\r\n"
@@ -212,7 +211,7 @@ async def test_a_stream_of_finished_jobs_says_so_and_does_not_let_a_browser_come
         it.writer.write(f"{again}Last-Event-ID: {blocks[0].id}\r\n\r\n".encode())
         await it.head()
         assert it.status == 200
-        assert [block.event for block in await it.rest()] == ["ready", "event", "closed"]
+        assert [block.data is None for block in await it.rest()] == [True, False]
     assert streams(node) == []
 
 
@@ -220,7 +219,7 @@ async def test_on_drain_it_ends_with_a_time_to_come_back_at(world: World, shared
     who = bearer(world)
     async with serving(shared_settings) as node:
         async with streaming(node, Authorization=who) as one, streaming(node, Authorization=who) as two:
-            assert [(await it.block()).event for it in (one, two)] == ["ready", "ready"]
+            assert [(await it.block()).comments for it in (one, two)] == [["recovered"], ["recovered"]]
             node.server.should_exit = True
             ends = [await it.rest() for it in (one, two)]
             assert all(block.retry is not None and 500 <= block.retry <= 20_000 for (block,) in ends)
@@ -232,7 +231,7 @@ async def test_it_pings_and_ends_with_its_token(world: World, shared_settings: S
         soon_over = datetime.now(UTC) + timedelta(seconds=0.3)
         ticket = await ticket_for(world.kit, Principal("me", world.kit.tenant, expires_at=soon_over))
         async with streaming(node, f"?ticket={ticket}") as it:
-            assert [block.event for block in await it.rest()] == ["ready"]
+            assert [block.data for block in await it.rest()] == [None]
             assert datetime.now(UTC) >= soon_over
             assert it.comments >= 2
         assert streams(node) == []
