@@ -251,7 +251,7 @@ _STATES = {status.value: status for status in JobStatus}
 def job_of(row: asyncpg.Record) -> Job:
     # By position: a reader of a hundred thousand events makes as many of these.
     values = _values(row)
-    return Job(*values[:_STATUS], _STATES[values[_STATUS]], *values[_STATUS + 1 :])  # type: ignore[call-arg]
+    return Job(*values[:_STATUS], _STATES[values[_STATUS]], *values[_STATUS + 1 :])  # type: ignore[call-arg]  # it counts each * as any number
 
 
 def _accepted(row: asyncpg.Record) -> Accepted:

@@ -25,6 +25,8 @@ from .views import JobViews
 
 Model = TypeVar("Model", bound=BaseModel)
 
+JSON = "application/json"
+
 
 @dataclass(frozen=True, slots=True)
 class Api:

@@ -63,7 +63,7 @@ class _Application(Starlette):
     """
 
     def __init__(self, *, allowed_origins: Sequence[str], **options: object) -> None:
-        super().__init__(**options)  # type: ignore[arg-type]
+        super().__init__(**options)  # type: ignore[arg-type]  # Starlette says each type
         self._allowed_origins = allowed_origins
 
     def build_middleware_stack(self) -> ASGIApp:

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from .. import wire
 from ..wire import messages
+from .api import JSON
 
 ANSWERS: Mapping[type[BaseModel], type[BaseModel]] = {
     wire.Hello: messages.Welcome,
@@ -120,6 +121,6 @@ def asyncapi_route(prefix: str = "") -> Route:
     async def show(_request: Request) -> Response:
         if not made:
             made.append(wire.dump(document(prefix)))
-        return Response(made[0], media_type="application/json")
+        return Response(made[0], media_type=JSON)
 
     return Route("/asyncapi.json", show, methods=["GET"])

@@ -32,8 +32,7 @@ from ..transports import (
     own_inbox,
 )
 from ..wire import SUBPROTOCOL, DeviceName
-from .api import Api, query_number
-from .jobs import JSON
+from .api import JSON, Api, query_number
 from .problems import problem_response
 from .tickets import Tickets
 

@@ -17,10 +17,9 @@ from ..domain import (
 from ..errors import BadRequest, Gone, JobError
 from ..jobs import JobRequest
 from ..transports import until_final
-from .api import Api, prefer_wait, query_number, read_body
+from .api import JSON, Api, prefer_wait, query_number, read_body
 from .problems import MEDIA_TYPE
 
-JSON = "application/json"
 RETRY_AFTER = "1"
 
 

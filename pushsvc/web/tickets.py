@@ -11,8 +11,7 @@ from starlette.routing import Route
 from .. import wire
 from ..access import LIFETIME, claims_of, need_scope, new_ticket, ticket_holder, ticket_id
 from ..domain import Principal
-from .api import Api
-from .jobs import JSON
+from .api import JSON, Api
 
 _TICKET = re.compile(rb"((?:^|&)ticket=)[^&]*")
 

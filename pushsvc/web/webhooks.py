@@ -15,9 +15,8 @@ from ..access import parse_target
 from ..domain import Principal, is_job_id, timestamp
 from ..errors import BadRequest, Forbidden, Gone, NotFound
 from ..store.webhooks import WEBHOOK_STATUSES, AttemptLog, Viewer, Webhook
-from .api import Api, query_number, read_body
+from .api import JSON, Api, query_number, read_body
 
-JSON = "application/json"
 _ID = re.compile(r"evt_[0-9A-Z]{26}_[0-9]{1,9}")
 _UNSEEN = {"Cache-Control": "no-store"}
 

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -81,7 +82,24 @@ class Server:
             self._process = None
 
 
-class Guarded:
+class Together(ABC):
+    """Several servers that are one thing: all begin, or none is left running."""
+
+    def __enter__(self) -> Self:
+        try:
+            return self._begun()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    @abstractmethod
+    def _begun(self) -> Self: ...
+
+    @abstractmethod
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Guarded(Together):
     """A master, a replica and three Sentinels that agree about them."""
 
     def __init__(self, directory: Path) -> None:
@@ -102,13 +120,6 @@ class Guarded:
             "sentinel parallel-syncs themaster 1\n"
         )
         return server
-
-    def __enter__(self) -> Self:
-        try:
-            return self._begun()
-        except BaseException:
-            self.__exit__()
-            raise
 
     def _begun(self) -> Self:
         for server in self.servers:
@@ -180,7 +191,7 @@ class Guarded:
         await until(ready, "master and replica are whole again")
 
 
-class Shards:
+class Shards(Together):
     """A Cluster of three nodes, a third of the slots each, without replicas."""
 
     def __init__(self, directory: Path) -> None:
@@ -198,13 +209,6 @@ class Shards:
         ]
         self._bus_ports = ports[3:]
         self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
-
-    def __enter__(self) -> Self:
-        try:
-            return self._begun()
-        except BaseException:
-            self.__exit__()
-            raise
 
     def _begun(self) -> Self:
         for node in self.nodes:
