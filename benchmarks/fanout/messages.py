@@ -74,8 +74,8 @@ class Library:
             assert finished is not None
             event = wire.event(finished.job, result)
             place, position = next(place for place in finished.places if not place[0].name.startswith("job:"))
-            frame = wire.Delivery(place, position, event).frame
-            messages.append(Message(number, channel, topic(place), wire.bus_event(position, event), frame))
+            bus, frame = wire.bus_event(place, position, event), wire.Delivery(place, position, event).frame
+            messages.append(Message(number, channel, topic(place), bus, frame))
         return messages
 
 

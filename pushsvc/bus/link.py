@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import hiredis
@@ -27,21 +27,24 @@ CONNECT_WITHIN = 2.0
 
 _MESSAGES = (b"message", b"smessage")
 
+OnMessages = Callable[[bytes, Sequence[bytes]], None]
+"""Is told a topic, and what was said on it."""
+
 
 class Link(asyncio.Protocol):
-    """One connection: bytes in, messages and replies out. `heard` says that something came since it was cleared;
-    `on_read` is called after all the messages that one read brought."""
+    """One connection: bytes in, messages and replies out. `heard` says that something came since it was cleared.
+
+    What one read brought of a topic is told in one call, so that it can go on in one write.
+    """
 
     def __init__(
         self,
-        on_message: Callable[[str, bytes], None],
+        on_messages: OnMessages,
         on_reply: Callable[[Any], None],
-        on_read: Callable[[], None] = lambda: None,
     ) -> None:
         self._reader = hiredis.Reader()
-        self._on_message = on_message
+        self._on_messages = on_messages
         self._on_reply = on_reply
-        self._on_read = on_read
         self._asked: deque[asyncio.Future[Any]] = deque()
         self._transport: asyncio.Transport | None = None
         self.lost = asyncio.Event()
@@ -53,15 +56,17 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
+        heard: dict[bytes, list[bytes]] = {}
         try:
             self._reader.feed(data)
             # False is hiredis' word for "no whole reply yet".
-            while (reply := self._reader.gets()) is not False:
-                if type(reply) is list and len(reply) == 3 and reply[0] in _MESSAGES:
-                    try:
-                        self._on_message(reply[1].decode(), reply[2])
-                    except Exception:
-                        logger.exception("a message on %r could not be taken", reply[1])
+            for reply in iter(self._reader.gets, False):
+                if type(reply) is list and reply[0] in _MESSAGES:
+                    _, topic, message = reply
+                    if topic in heard:
+                        heard[topic].append(message)
+                    else:
+                        heard[topic] = [message]
                 elif self._asked:
                     self._answered(reply)
                 else:
@@ -69,8 +74,11 @@ class Link(asyncio.Protocol):
         except hiredis.ProtocolError:
             logger.exception("Redis spoke no RESP")
             self.close()
-        finally:
-            self._on_read()
+        for topic, messages in heard.items():
+            try:
+                self._on_messages(topic, messages)
+            except Exception:
+                logger.exception("messages on %r could not be taken", topic)
 
     def _answered(self, reply: Any) -> None:
         future = self._asked.popleft()
@@ -115,9 +123,8 @@ class Link(asyncio.Protocol):
 async def open_link(
     endpoint: Endpoint,
     address: Address,
-    on_message: Callable[[str, bytes], None],
+    on_messages: OnMessages,
     on_reply: Callable[[Any], None],
-    on_read: Callable[[], None] = lambda: None,
 ) -> Link:
     """Connect to the server at `address`, logged in.
 
@@ -125,7 +132,7 @@ async def open_link(
     the master that the Sentinels take it for.
     """
     loop = asyncio.get_running_loop()
-    link = Link(on_message, on_reply, on_read)
+    link = Link(on_messages, on_reply)
     try:
         async with asyncio.timeout(CONNECT_WITHIN):
             if "path" in endpoint.options:

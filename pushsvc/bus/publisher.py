@@ -149,7 +149,7 @@ class Publisher:
 
 
 def _messages(places: Iterable[tuple[Channel, Position]], event: bytes) -> list[Message]:
-    return [(topic(channel), wire.bus_event(position, event)) for channel, position in places]
+    return [(topic(channel), wire.bus_event(channel, position, event)) for channel, position in places]
 
 
 def _progress_key(job: str) -> str:

@@ -14,7 +14,7 @@ from ..tasks import stop
 from .endpoint import Address, Endpoint
 from .faults import FAULTS, away
 from .line import Line
-from .link import Link, open_link
+from .link import Link, OnMessages, open_link
 from .topology import topology_of
 
 logger = logging.getLogger(__name__)
@@ -68,26 +68,24 @@ def _give_up(waiters: Iterable[_Waiter]) -> None:
 class Subscriber:
     """Stays connected to `url`, subscribed to whatever `subscribe` named, until `stop`.
 
-    `on_message(topic, payload)` is called for each message, and `on_read()` after all that one read brought;
-    `on_connected()` when every topic is confirmed again after a (re)connect, a failover or a move to another
-    shard, which is when whoever listens must look for what was missed; `on_lost()` when from now on something is
-    not heard. Raises SettingsError on a URL that is not one.
+    `on_messages(topic, messages)` is called with what one read brought of a topic; `on_connected()` when every topic
+    is confirmed again after a (re)connect, a failover or a move to another shard, which is when whoever listens must
+    look for what was missed; `on_lost()` when from now on something is not heard. Raises SettingsError on a URL that
+    is not one.
     """
 
     def __init__(
         self,
         url: str,
-        on_message: Callable[[str, bytes], None],
+        on_messages: OnMessages,
         on_connected: Callable[[], None] = lambda: None,
         on_lost: Callable[[], None] = lambda: None,
-        on_read: Callable[[], None] = lambda: None,
     ) -> None:
         self._endpoint = Endpoint.parse(url, SETTING)
         self._topology = topology_of(self._endpoint)
-        self._on_message = on_message
+        self._on_messages = on_messages
         self._on_connected = on_connected
         self._on_lost = on_lost
-        self._on_read = on_read
         self._topics: dict[str, _Topic] = {}
         self._lines: dict[Address, Line] = {}
         self._homeless: set[str] = set()
@@ -321,4 +319,4 @@ class Subscriber:
         self.moved(line, topics)
 
     async def _open(self, address: Address, on_reply: Callable[[Any], None]) -> Link:
-        return await open_link(self._endpoint, address, self._on_message, on_reply, self._on_read)
+        return await open_link(self._endpoint, address, self._on_messages, on_reply)

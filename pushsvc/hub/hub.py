@@ -63,14 +63,12 @@ class Hub:
     ) -> None:
         self._reading = Reading(events)
         self._feeds: dict[Channel, Feed] = {}
-        self._bus = Subscriber(bus_url, self._message, self._bus_changed, self._bus_changed, self._all_heard)
+        self._bus = Subscriber(bus_url, self._messages, self._bus_changed, self._bus_changed)
         self._tops = TopCheck(events, self._bus, self._feeds, self._repair, top_check)
         self._last_progress = last_progress
-        self._by_topic: dict[str, Feed] = {}
-        self._hearing = False
+        self._by_topic: dict[bytes, Feed] = {}
         self._subscriptions: dict[Listener, dict[Channel, Subscription]] = {}
         self._paused: set[Listener] = set()
-        self._dirty: list[Feed] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -143,7 +141,7 @@ class Hub:
     def _enter(self, listener: Listener, channel: Channel) -> Subscription:
         feed = self._feeds.get(channel)
         if feed is None:
-            feed = self._feeds[channel] = self._by_topic[topic(channel)] = Feed(channel, self._pending)
+            feed = self._feeds[channel] = self._by_topic[topic(channel).encode()] = Feed(channel)
         subscription = feed.enter(listener)
         self._subscriptions.setdefault(listener, {})[channel] = subscription
         return subscription
@@ -213,9 +211,10 @@ class Hub:
 
     def _join(self, subscription: Subscription, position: Position) -> bool:
         feed = subscription.feed
-        if feed.top is None and not feed.go_live(position):
+        if not feed.live and not feed.go_live(position):
             self._repair(feed)
-        if feed.position.epoch != position.epoch or position.offset > (feed.top or 0):
+        here = feed.position
+        if here.epoch != position.epoch or position.offset > here.offset:
             # The reader is ahead of what Redis has brought here: let everybody catch up.
             self._repair(feed)
         if not feed.join(subscription, position):
@@ -264,32 +263,14 @@ class Hub:
 
     # What Redis brings
 
-    def _message(self, name: str, payload: bytes) -> None:
+    def _messages(self, name: bytes, messages: Sequence[bytes]) -> None:
         feed = self._by_topic.get(name)
-        if feed is not None:
-            self._hearing = True
-            if not feed.hear(payload):
-                self._repair(feed)
-
-    def _all_heard(self) -> None:
-        """All that one read of Redis brought goes out at once, without waiting for the loop's next turn."""
-        self._hearing = False
-        self._flush()
+        if feed is not None and not feed.hear(messages):
+            self._repair(feed)
 
     def _bus_changed(self) -> None:
         """Connected: something may have been missed. Lost: from now on PostgreSQL is asked."""
         self._tops.soon()
-
-    def _pending(self, feed: Feed) -> None:
-        """Called at a feed's first pending event. What a reading of the store found goes out in the next turn."""
-        if not self._dirty and not self._hearing:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._dirty.append(feed)
-
-    def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
-        for feed in dirty:
-            feed.flush()
 
     def _repair(self, feed: Feed) -> None:
         if not feed.repairing:
@@ -324,7 +305,7 @@ class Hub:
         horizon = time.monotonic() - LINGER
         for channel, feed in list(self._feeds.items()):
             if feed.idle_since is not None and feed.idle_since < horizon and feed.idle and not feed.repairing:
-                del self._feeds[channel], self._by_topic[topic(channel)]
+                del self._feeds[channel], self._by_topic[topic(channel).encode()]
                 self._bus.unsubscribe(topic(channel))
 
     def _spawn(self, work: Awaitable[None]) -> None:

@@ -70,7 +70,7 @@ class TopCheck:
                 logger.exception("tops not compared; they will be again")
 
     async def _compare(self, patient: bool) -> None:
-        live = [feed for feed in self._feeds.values() if feed.top is not None and not feed.idle]
+        live = [feed for feed in self._feeds.values() if feed.live and not feed.idle]
         missing = False
         for at in range(0, len(live), AT_ONCE):
             some = live[at : at + AT_ONCE]
@@ -96,5 +96,5 @@ def _behind(feeds: Iterable[Feed], states: Mapping[Channel, ChannelState]) -> Se
         feed
         for feed in feeds
         if (state := states.get(feed.channel)) is not None
-        and (state.epoch != feed.epoch or state.top > (feed.top or 0))
+        and (state.epoch != (here := feed.position).epoch or state.top > here.offset)
     ]

@@ -245,10 +245,11 @@ class Worker:
             elif renewed[job]:
                 attempt.stop(Stop.CANCELLED)
 
-    def _cancel_requested(self, _topic: str, payload: bytes) -> None:
-        attempt = self._attempts.get(JobId(payload.decode()))
-        if attempt is not None:
-            attempt.stop(Stop.CANCELLED)
+    def _cancel_requested(self, _topic: bytes, jobs: Sequence[bytes]) -> None:
+        for job in jobs:
+            attempt = self._attempts.get(JobId(job.decode()))
+            if attempt is not None:
+                attempt.stop(Stop.CANCELLED)
 
     async def _drain(self) -> None:
         """Let what runs finish for up to `settings.drain` seconds, then hand it back."""

@@ -121,10 +121,11 @@ class Probe:
         finally:
             await self._bus.stop()
 
-    def _received(self, _topic: str, message: bytes) -> None:
-        parsed = wire.parse_bus(message)
-        if isinstance(parsed, tuple) and wire.is_final(parsed[1]):
-            self._heard.set()
+    def _received(self, _topic: bytes, messages: Sequence[bytes]) -> None:
+        for message in messages:
+            parsed = wire.parse_bus(message)
+            if isinstance(parsed, tuple) and wire.is_final(parsed[1]):
+                self._heard.set()
 
     async def _submitted(self, taken: float, databases: Sequence[str]) -> Probed:
         begun = time.monotonic()

@@ -4,13 +4,11 @@ An event's bytes are a function of its job's row, made once and written as they 
 `tests/vectors/` holds examples that both languages test against.
 """
 
-from .bus import bus_event, bus_head, bus_progress, parse_bus
+from .bus import bus_event, bus_progress, parse_bus
 from .encoding import dump, load
 from .events import (
     Delivery,
     event,
-    event_frame,
-    event_head,
     event_type,
     is_final,
     poll_answer,
@@ -51,14 +49,11 @@ __all__ = [
     "Subscribe",
     "Unsubscribe",
     "bus_event",
-    "bus_head",
     "bus_progress",
     "bye_frame",
     "dump",
     "error_frame",
     "event",
-    "event_frame",
-    "event_head",
     "event_type",
     "is_final",
     "load",

@@ -1,19 +1,21 @@
-"""What goes through Redis: `e k3.41 {event}` or `p {progress}`, readable in MONITOR, split without parsing JSON."""
+"""What goes through Redis: `k3.40 k3.41 FRAME` or `p {progress}`, split without parsing JSON.
+
+An event goes as the WebSocket frame that subscribers get, made once for all nodes, after the position of the event
+before it and its own: a node that stands at the first has missed nothing, and looks at nothing else. All else begins
+with a word that is no position, so what a later version may say is not taken for an event.
+"""
 
 from __future__ import annotations
 
-from ..domain import Position, Progress
+from ..domain import Channel, Position, Progress
+from ..errors import BadCursor
 from .encoding import dump
-from .events import progress_item
+from .events import Delivery, is_event_frame, progress_item
 
 
-def bus_event(position: Position, event_bytes: bytes) -> bytes:
-    return bus_head(position.epoch, position.offset) + event_bytes
-
-
-def bus_head(epoch: str, offset: int) -> bytes:
-    """What stands before the event of this position."""
-    return f"e {epoch}.{offset} ".encode()
+def bus_event(channel: Channel, position: Position, event_bytes: bytes) -> bytes:
+    epoch, offset = position.epoch, position.offset
+    return f"{epoch}.{offset - 1} {epoch}.{offset} ".encode() + Delivery(channel, position, event_bytes).ws
 
 
 def bus_progress(progress: Progress) -> bytes:
@@ -21,8 +23,12 @@ def bus_progress(progress: Progress) -> bytes:
 
 
 def parse_bus(message: bytes) -> tuple[Position, bytes] | bytes | None:
-    """An event with its position, a progress item's JSON, or None for what this version does not know."""
-    if message.startswith(b"e "):
-        _, position, body = message.split(b" ", 2)
-        return Position.parse(position.decode()), body
-    return message[2:] if message.startswith(b"p ") else None
+    """An event's position and frame, a progress item's JSON, or None for what this version does not know."""
+    if message.startswith(b"p "):
+        return message[2:]
+    try:
+        before, at, frame = message.split(b" ", 2)
+        Position.parse(before.decode())
+        return (Position.parse(at.decode()), frame) if is_event_frame(frame) else None
+    except (BadCursor, ValueError):
+        return None

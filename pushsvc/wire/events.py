@@ -89,17 +89,23 @@ class Delivery:
     @cached_property
     def ws(self) -> bytes:
         """As a whole WebSocket frame, header included, ready for the socket."""
-        return event_frame(event_head(self.channel.name), str(self.position).encode(), self.event)
+        return text_frame(self.frame)
+
+    @classmethod
+    def heard(cls, channel: Channel, position: Position, ws: bytes) -> Delivery:
+        """The event of a frame that another process has made."""
+        delivery = cls(channel, position, ws[ws.index(_EVENT) + len(_EVENT) : -1])
+        # A cached property is a plain attribute once it is known.
+        delivery.__dict__["ws"] = ws
+        return delivery
 
 
-def event_head(channel: str) -> bytes:
-    """How the frames of a channel's events begin."""
-    return b'{"op":"event","channel":%b,"position":"' % dump(channel)
+_EVENT = b'","event":'
+"""What stands between a position and its event. No channel can have it in its name: JSON escapes quotes."""
 
 
-def event_frame(head: bytes, position: bytes, event_bytes: bytes) -> bytes:
-    """The event as a whole WebSocket frame, after its channel's head."""
-    return text_frame(b'%b%b","event":%b}' % (head, position, event_bytes))
+def is_event_frame(ws: bytes) -> bool:
+    return _EVENT in ws
 
 
 def sse_block(event: str, data: bytes) -> bytes:

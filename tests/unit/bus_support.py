@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from pushsvc.bus import Subscriber
@@ -17,10 +17,10 @@ class Listening:
         self.heard: dict[str, list[bytes]] = {}
         self.told = 0
         self.lost = 0
-        self.subscriber = Subscriber(url, self._message, self._connected, self._lost)
+        self.subscriber = Subscriber(url, self._messages, self._connected, self._lost)
 
-    def _message(self, name: str, payload: bytes) -> None:
-        self.heard.setdefault(name, []).append(payload)
+    def _messages(self, name: bytes, messages: Sequence[bytes]) -> None:
+        self.heard.setdefault(name.decode(), []).extend(messages)
 
     def _connected(self) -> None:
         self.told += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,8 @@ class Heard:
         self.messages: list[tuple[str, bytes]] = []
         self.connections = 0
 
-    def message(self, name: str, payload: bytes) -> None:
-        self.messages.append((name, payload))
+    def take(self, name: bytes, messages: Sequence[bytes]) -> None:
+        self.messages += [(name.decode(), message) for message in messages]
 
     def connected(self) -> None:
         self.connections += 1
@@ -40,7 +40,7 @@ class Heard:
 @asynccontextmanager
 async def hearing(url: str) -> AsyncIterator[tuple[Subscriber, Heard]]:
     heard = Heard()
-    subscriber = Subscriber(url, heard.message, heard.connected)
+    subscriber = Subscriber(url, heard.take, heard.connected)
     subscriber.start()
     try:
         await until(lambda: subscriber.connected)
@@ -134,7 +134,7 @@ async def test_after_a_lost_connection_every_topic_is_confirmed_before_anybody_i
 async def test_a_topic_given_up_while_connecting_does_not_keep_the_word_back(redis_url: str) -> None:
     """Somebody leaves between the reconnect and Redis' confirmation: the others must still be told."""
     heard = Heard()
-    subscriber = Subscriber(redis_url, heard.message, heard.connected)
+    subscriber = Subscriber(redis_url, heard.take, heard.connected)
 
     def leave_early(line: Line) -> None:
         subscriber.unsubscribe("goes")
@@ -224,7 +224,7 @@ async def test_a_password_is_used_and_a_wrong_one_connects_nobody(
             assert await publish(url, "t", b"1") == 1
             await until(partial(len, heard.messages))
     heard = Heard()
-    wrong = Subscriber(f"redis://:hunter2@{host}", heard.message, heard.connected)
+    wrong = Subscriber(f"redis://:hunter2@{host}", heard.take, heard.connected)
     assert not await wrong.subscribe("t")
     wrong.start()
     try:
@@ -241,12 +241,12 @@ async def test_a_password_is_used_and_a_wrong_one_connects_nobody(
 async def test_a_message_that_the_listener_can_not_bear_does_not_end_the_connection(redis_url: str) -> None:
     heard = Heard()
 
-    def message(name: str, payload: bytes) -> None:
-        if payload == b"bad":
+    def take(name: bytes, messages: Sequence[bytes]) -> None:
+        if b"bad" in messages:
             raise ValueError("a bug of whoever listens")
-        heard.message(name, payload)
+        heard.take(name, messages)
 
-    subscriber = Subscriber(redis_url, message, heard.connected)
+    subscriber = Subscriber(redis_url, take, heard.connected)
     subscriber.start()
     try:
         await until(lambda: heard.connections == 1)
@@ -264,7 +264,7 @@ async def test_a_message_that_the_listener_can_not_bear_does_not_end_the_connect
 
 async def test_stopping_twice_and_starting_twice_does_no_harm(redis_url: str) -> None:
     heard = Heard()
-    subscriber = Subscriber(redis_url, heard.message)
+    subscriber = Subscriber(redis_url, heard.take)
     await subscriber.stop()
     subscriber.start()
     subscriber.start()
@@ -311,11 +311,12 @@ async def test_events_are_published_in_the_order_in_which_they_were_handed_over(
     publisher = Publisher(client)
     async with hearing(redis_url) as (subscriber, heard):
         await soon(subscriber.subscribe(topic(me())))
-        told = [publisher.event([(me(), Position("k1", n))], b'{"n":%d}' % n) for n in range(1200)]
+        positions = [Position("k1", n) for n in range(1, 1201)]
+        told = [publisher.event([(me(), position)], b'{"n":%d}' % position.offset) for position in positions]
         await soon(asyncio.gather(*told))
         await until(lambda: len(heard.messages) == 1200)
     parsed = [wire.parse_bus(payload) for _, payload in heard.messages]
-    assert parsed == [(Position("k1", n), b'{"n":%d}' % n) for n in range(1200)]
+    assert parsed == [(p, wire.Delivery(me(), p, b'{"n":%d}' % p.offset).ws) for p in positions]
     await client.aclose(close_connection_pool=True)
 
 

@@ -102,13 +102,19 @@ def test_when_its_parent_is_killed_it_stops(data_dir: Path) -> None:
         wait_until(lambda: gone(pid), "valkey has followed its parent")
 
 
+def accepts(url: str) -> bool:
+    """Whether a server listens: its socket is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(url.removeprefix("unix://")) == 0
+
+
 def test_a_live_leftover_of_a_killed_run_is_stopped_first_with_its_data_saved(data_dir: Path) -> None:
     with EmbeddedValkey(data_dir) as valkey:
         argv = [str(part) for part in valkey._argv()]
         url = valkey.url
     leftover = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
     try:
-        wait_until(lambda: Path(url.removeprefix("unix://")).exists(), "the leftover is up")
+        wait_until(lambda: accepts(url), "the leftover is up")
         with redis.Redis.from_url(url) as client:
             client.set("kept", "yes")
         with EmbeddedValkey(data_dir):

@@ -24,8 +24,7 @@ from hypothesis.stateful import (
 )
 
 from pushsvc import wire
-from pushsvc.domain import Channel, Place, Position
-from pushsvc.errors import BadCursor
+from pushsvc.domain import Channel, Place, Position, Progress
 from pushsvc.hub.feed import BUFFERED, Feed, Subscription
 from pushsvc.store.events import Page
 from pushsvc.wire import Delivery
@@ -110,6 +109,17 @@ class Ear:
 
 
 @dataclass(eq=False)
+class Recorder(Ear):
+    """One that remembers each write."""
+
+    writes: list[bytes] = field(default_factory=list)
+
+    def _write(self, data: bytes) -> None:
+        self.writes.append(data)
+        super()._write(data)
+
+
+@dataclass(eq=False)
 class Reading:
     """`Hub._read_on` between two awaits."""
 
@@ -127,8 +137,7 @@ class FeedMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.store = Store()
-        self.pending: list[Feed] = []
-        self.feed = Feed(CHANNEL, self.pending.append)
+        self.feed = Feed(CHANNEL)
         self.ears: dict[Ear, Subscription] = {}
         self.readings: dict[Ear, Reading] = {}
         self.repair: Page | None = None
@@ -143,12 +152,15 @@ class FeedMachine(RuleBasedStateMachine):
     @rule(message=consumes(messages))
     def deliver(self, message: tuple[Position, bytes]) -> None:
         """In any order, as late as you like."""
-        self._receive(message)
+        self._hear(message)
+
+    @rule(some=st.lists(consumes(messages), max_size=5))
+    def deliver_together(self, some: list[tuple[Position, bytes]]) -> None:
+        self._hear(*some)
 
     @rule(message=messages)
     def deliver_twice(self, message: tuple[Position, bytes]) -> None:
-        self._receive(message)
-        self._receive(message)
+        self._hear(message, message)
 
     @rule(message=consumes(messages))
     def lose(self, message: tuple[Position, bytes]) -> None:
@@ -163,8 +175,8 @@ class FeedMachine(RuleBasedStateMachine):
         self.store.epoch = f"k{int(self.store.epoch[1:]) + 1}"
         self.store.floor, self.store.top = 0, top
 
-    def _receive(self, message: tuple[Position, bytes]) -> None:
-        if not self.feed.hear(wire.bus_event(*message)):
+    def _hear(self, *messages: tuple[Position, bytes]) -> None:
+        if not self.feed.hear([wire.bus_event(CHANNEL, *message) for message in messages]):
             self._need_repair()
 
     # The hub's reading
@@ -215,9 +227,9 @@ class FeedMachine(RuleBasedStateMachine):
 
     def _join(self, subscription: Subscription, position: Position) -> bool:
         feed = self.feed
-        if feed.top is None and not feed.go_live(position):
+        if not feed.live and not feed.go_live(position):
             self._need_repair()
-        if feed.position.epoch != position.epoch or position.offset > (feed.top or 0):
+        if feed.position.epoch != position.epoch or position.offset > feed.position.offset:
             self._need_repair()
         return feed.join(subscription, position)
 
@@ -244,8 +256,8 @@ class FeedMachine(RuleBasedStateMachine):
     @rule()
     def compare_tops(self) -> None:
         feed = self.feed
-        behind = self.store.epoch != feed.epoch or self.store.top > (feed.top or 0)
-        if feed.top is not None and not feed.idle and behind:
+        behind = self.store.epoch != feed.position.epoch or self.store.top > feed.position.offset
+        if feed.live and not feed.idle and behind:
             self._need_repair()
 
     # Slow sockets, and those that go
@@ -276,11 +288,6 @@ class FeedMachine(RuleBasedStateMachine):
             self.readings.pop(ear, None)
 
     @rule()
-    def flush(self) -> None:
-        self.pending.clear()
-        self.feed.flush()
-
-    @rule()
     def progress(self) -> None:
         self.feed.progress(b'{"job":"j"}')
 
@@ -290,23 +297,26 @@ class FeedMachine(RuleBasedStateMachine):
     # What must hold
 
     @invariant()
-    def what_is_pending_will_be_flushed(self) -> None:
-        assert not (self.feed._pending or self.feed._deliveries) or self.pending, "events wait and nobody was told"
+    def nothing_waits_to_be_written(self) -> None:
+        assert not self.feed._deliveries
 
     @invariant()
-    def what_is_expected_is_what_comes_next(self) -> None:
+    def events_are_taken_unparsed_only_where_live_sockets_are_all_there_is(self) -> None:
         feed = self.feed
-        if feed._expected:
-            assert feed.top is not None
-            assert feed._expected == wire.bus_event(Position(feed.epoch, feed.top + 1), b"")
+        if feed._plain:
+            assert feed.live
             assert not feed.repairing
             assert feed._joining is None
             assert not feed._others
 
+    @invariant()
+    def who_is_live_has_had_everything_up_to_where_the_feed_stands(self) -> None:
+        for ear, subscription in self.ears.items():
+            if subscription in self.feed._live:
+                assert ear.at == self.feed.position
+
     def teardown(self) -> None:
         """When the storm is over, everybody has everything, and the feed rests."""
-        self.pending.clear()
-        self.feed.flush()
         for ear in self.ears:
             self._catch_up(ear)
         for _ in range(60):
@@ -318,8 +328,6 @@ class FeedMachine(RuleBasedStateMachine):
                 if reading.ear.at is None:
                     reading.ear.at = self.store.resolve(reading.place)[0]
                 self._apply(reading)
-        self.pending.clear()
-        self.feed.flush()
         assert not self.readings, "somebody never went live"
         assert not self.feed.repairing, "repairing never ends"
         for ear in self.ears:
@@ -339,47 +347,45 @@ def test_through_any_interleaving_each_listener_gets_every_event_after_its_place
 
 
 def live_feed(*ears: Ear, top: int = 0) -> tuple[Feed, list[Subscription]]:
-    feed = Feed(CHANNEL, lambda _feed: None)
+    feed = Feed(CHANNEL)
     subscriptions = [feed.enter(ear) for ear in ears]
     for ear, subscription in zip(ears, subscriptions, strict=True):
         ear.at = Position("k1", top)
-        if feed.top is None:
+        if not feed.live:
             feed.go_live(ear.at)
         assert feed.join(subscription, ear.at)
     return feed, subscriptions
 
 
-def arrive(feed: Feed, *offsets: int, epoch: str = "k1") -> list[bool]:
-    return [feed.hear(wire.bus_event(Position(epoch, n), body(epoch, n))) for n in offsets]
+def message(offset: int, epoch: str = "k1") -> bytes:
+    return wire.bus_event(CHANNEL, Position(epoch, offset), body(epoch, offset))
 
 
-@pytest.mark.parametrize("direct", [True, False])
-def test_everything_that_arrived_in_one_turn_goes_out_in_one_write(direct: bool) -> None:
-    ear = Ear(direct)
-    feed, _ = live_feed(ear)
-    writes: list[bytes] = []
-    if direct:
-        feed._prepared()[:] = [writes.append, ear._write]
-    assert arrive(feed, 1, 2, 3) == [True, True, True]
-    assert ear.at == Position("k1", 0)
-    feed.flush()
-    assert ear.at == Position("k1", 3)
-    assert len(writes) == (1 if direct else 0)
+def frames(*offsets: int) -> bytes:
+    return b"".join(wire.text_frame(Delivery(CHANNEL, Position("k1", n), body("k1", n)).frame) for n in offsets)
+
+
+def arrive(feed: Feed, *offsets: int, epoch: str = "k1") -> bool:
+    """All in one read."""
+    return feed.hear([message(n, epoch) for n in offsets])
+
+
+def test_everything_that_one_read_brought_goes_out_in_one_write() -> None:
+    ear, other = Recorder(True), Ear(False)
+    feed, _ = live_feed(ear, other)
+    assert arrive(feed, 1, 2, 3)
+    assert ear.at == other.at == Position("k1", 3)
+    assert arrive(feed, 4, 5)
+    assert ear.writes == [frames(1, 2, 3), frames(4, 5)]
 
 
 def test_what_nobody_has_to_parse_is_the_same_frame() -> None:
-    """The first message of a feed is read to the end, the next ones are only compared with what is expected."""
-    ear = Ear(True)
+    """The first message of a feed is read to the end; of the next ones it is seen only what they follow."""
+    ear = Recorder(True)
     feed, _ = live_feed(ear, top=7)
-    writes: list[bytes] = []
-    feed._prepared()[:] = [writes.append]
     for n in range(8, 12):
         arrive(feed, n)
-        feed.flush()
-    assert writes == [Delivery(CHANNEL, Position("k1", n), body("k1", n)).ws for n in range(8, 12)]
-    assert writes == [
-        wire.text_frame(Delivery(CHANNEL, Position("k1", n), body("k1", n)).frame) for n in range(8, 12)
-    ]
+    assert ear.writes == [frames(n) for n in range(8, 12)]
 
 
 def test_once_all_is_as_usual_somebody_who_reads_what_was_missed_still_hears_what_comes() -> None:
@@ -399,41 +405,37 @@ def test_once_all_is_as_usual_somebody_who_reads_what_was_missed_still_hears_wha
     polling.deliver(Delivery(CHANNEL, Position("k1", 3), body("k1", 3)))
     assert all(feed.join(subscription, Position("k1", 3)) for subscription in subscriptions)
     arrive(feed, 4, 5)
-    feed.flush()
     assert live.at == joining.at == polling.at == Position("k1", 5)
 
 
-@pytest.mark.parametrize("message", [b"", b"e", b"e k1.2", b"x k1.2 {}", b"p", b"q {}"])
-def test_a_message_of_another_version_or_of_no_kind_changes_nothing(message: bytes) -> None:
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"k1.1", b"k1.1 k1.2", b"x k1.1 k1.2 {}", b"x", b"p", b"q {}"],
+)
+def test_a_message_of_another_version_or_of_no_kind_changes_nothing(garbage: bytes) -> None:
     ear = Ear(True)
     feed, _ = live_feed(ear)
     arrive(feed, 1)
-    try:
-        assert feed.hear(message)
-    except (BadCursor, ValueError):
-        assert message.startswith(b"e ")
-    assert arrive(feed, 2) == [True]
-    feed.flush()
+    assert feed.hear([garbage, message(2)])
     assert ear.at == Position("k1", 2)
 
 
 def test_a_gap_is_reported_and_what_came_early_is_kept() -> None:
     ear = Ear(False)
     feed, _ = live_feed(ear)
-    assert arrive(feed, 1, 3) == [True, False]
+    assert not arrive(feed, 1, 3)
     feed.begin_repair()
-    assert arrive(feed, 4, 5) == [True, True], "kept until the store has been read"
+    assert arrive(feed, 4, 5), "kept until the store has been read"
     feed.repaired([(Position("k1", n), body("k1", n)) for n in (2, 3)], Position("k1", 3), None)
     feed.repairing = False
     assert feed.receive_early()
-    feed.flush()
     assert ear.at == Position("k1", 5)
 
 
 def test_a_message_of_a_former_epoch_is_dropped_and_is_no_reason_to_read_the_store_for_ever() -> None:
     ear = Ear(False)
     feed, _ = live_feed(ear, top=5)
-    needs_repair = not feed.receive(Position("k0", 9), body("k0", 9))
+    needs_repair = not arrive(feed, 9, epoch="k0")
     for _ in range(5):
         if needs_repair:
             feed.begin_repair()
@@ -445,7 +447,7 @@ def test_a_message_of_a_former_epoch_is_dropped_and_is_no_reason_to_read_the_sto
 
 
 def test_a_listener_that_joins_after_others_left_hears_nothing_twice() -> None:
-    """What was pending for those who left must not set back where the channel stands."""
+    """What comes while nobody listens moves where the channel stands all the same."""
     first, second = Ear(False), Ear(False)
     feed, [subscription] = live_feed(first)
     arrive(feed, 1)
@@ -469,7 +471,6 @@ def test_a_joining_listener_that_misses_more_than_is_kept_reads_on_from_the_stor
         joining.deliver(Delivery(CHANNEL, Position("k1", n), body("k1", n)))
     assert feed.join(subscription, Position("k1", BUFFERED + 2))
     arrive(feed, BUFFERED + 3)
-    feed.flush()
     assert joining.at == live.at == Position("k1", BUFFERED + 3)
 
 
@@ -485,10 +486,25 @@ def test_whoever_falls_behind_while_its_own_write_fills_the_socket_hears_nothing
 
     ear.deliver = deliver  # type: ignore[method-assign]
     arrive(feed, 1, 2)
-    feed.flush()
     arrive(feed, 3)
-    feed.flush()
     assert feed.catch_up(subscription) == ear.at
+
+
+def test_whoever_falls_behind_while_it_is_told_of_a_reset_goes_on_from_the_reset() -> None:
+    ears = [Ear(True), Ear(True)]
+    feed, subscriptions = live_feed(*ears)
+    told = ears[0].reset
+
+    def reset(channel: Channel, position: Position) -> None:
+        told(channel, position)
+        feed.fall_behind(subscriptions[0])
+
+    ears[0].reset = reset  # type: ignore[method-assign]
+    feed.begin_repair()
+    feed.repaired([(Position("k2", 5), body("k2", 5))], Position("k2", 5), Position("k2", 4))
+    assert feed.catch_up(subscriptions[0]) == ears[0].at == Position("k2", 4)
+    assert ears[1].at == Position("k2", 5)
+    assert [ear.resets for ear in ears] == [1, 1]
 
 
 def test_leaving_twice_or_never_having_joined_does_no_harm() -> None:
@@ -506,8 +522,7 @@ def test_progress_comes_after_the_events_before_it_and_only_to_the_live() -> Non
     live, joining = Ear(False), Ear(False)
     feed, _ = live_feed(live)
     feed.enter(joining)
-    arrive(feed, 1)
-    feed.progress(b'{"job":"j","value":0.5}')
+    feed.hear([message(1), wire.bus_progress(Progress("j", 0.5))])
     assert live.at == Position("k1", 1)
-    assert live.progressed == [b'{"job":"j","value":0.5}']
+    assert live.progressed == [wire.dump(wire.progress_item(Progress("j", 0.5)))]
     assert joining.progressed == []

@@ -155,12 +155,18 @@ def test_a_clients_wrong_frame_is_refused_with_its_id(vector: dict[str, Any]) ->
 
 @pytest.mark.parametrize("vector", vectors("bus_messages", "messages"), ids=lambda v: v["text"] or "nothing")
 def test_a_message_on_the_bus_means_this(vector: dict[str, Any]) -> None:
-    parsed = wire.parse_bus(vector["text"].encode())
-    if "position" in vector:
-        position = Position.parse(vector["position"])
-        assert parsed == (position, vector["event"].encode())
-        assert wire.bus_event(position, vector["event"].encode()).decode() == vector["text"]
-    elif "progress" in vector:
+    text = vector["text"].encode()
+    if "event" in vector:
+        channel, position = Channel("default", vector["channel"]), Position.parse(vector["position"])
+        delivery = wire.Delivery(channel, position, vector["event"].encode())
+        message = wire.bus_event(channel, position, delivery.event)
+        assert message == text + bytes.fromhex(vector["header_hex"]) + vector["frame"].encode()
+        assert wire.parse_bus(message) == (position, delivery.ws)
+        heard = wire.Delivery.heard(channel, position, delivery.ws)
+        assert (heard, heard.ws, heard.frame) == (delivery, delivery.ws, delivery.frame)
+        return
+    parsed = wire.parse_bus(text)
+    if "progress" in vector:
         assert parsed == vector["progress"].encode()
     else:
         assert parsed is None
