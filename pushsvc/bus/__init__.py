@@ -3,6 +3,7 @@
 from .cluster import BusClient, Cluster, connect_bus
 from .connection import LONGEST_WAIT, RedisClient, connect
 from .faults import FAULTS, away
+from .link import Ear
 from .publisher import CANCEL_TOPIC, Publisher, channel_of, topic
 from .queue import Claimed, Queue, Queued
 from .subscriber import Subscriber
@@ -14,6 +15,7 @@ __all__ = [
     "BusClient",
     "Claimed",
     "Cluster",
+    "Ear",
     "Publisher",
     "Queue",
     "Queued",

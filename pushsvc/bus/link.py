@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 from redis.exceptions import ConnectionError
@@ -27,8 +27,14 @@ CONNECT_WITHIN = 2.0
 
 _MESSAGES = (b"message", b"smessage")
 
-OnMessages = Callable[[bytes, Sequence[bytes]], None]
-"""Is told a topic, and what was said on it."""
+Ear = Callable[[Sequence[bytes]], None]
+"""Is told what one read brought of a topic, in its order."""
+
+
+class Ears(Protocol):
+    """Who hears which topic: a dictionary, that may change."""
+
+    def get(self, topic: bytes, /) -> Ear | None: ...
 
 
 class Link(asyncio.Protocol):
@@ -39,11 +45,11 @@ class Link(asyncio.Protocol):
 
     def __init__(
         self,
-        on_messages: OnMessages,
+        ears: Ears,
         on_reply: Callable[[Any], None],
     ) -> None:
         self._reader = hiredis.Reader()
-        self._on_messages = on_messages
+        self._ears = ears
         self._on_reply = on_reply
         self._asked: deque[asyncio.Future[Any]] = deque()
         self._transport: asyncio.Transport | None = None
@@ -75,8 +81,11 @@ class Link(asyncio.Protocol):
             logger.exception("Redis spoke no RESP")
             self.close()
         for topic, messages in heard.items():
+            ear = self._ears.get(topic)
+            if ear is None:
+                continue
             try:
-                self._on_messages(topic, messages)
+                ear(messages)
             except Exception:
                 logger.exception("messages on %r could not be taken", topic)
 
@@ -123,7 +132,7 @@ class Link(asyncio.Protocol):
 async def open_link(
     endpoint: Endpoint,
     address: Address,
-    on_messages: OnMessages,
+    ears: Ears,
     on_reply: Callable[[Any], None],
 ) -> Link:
     """Connect to the server at `address`, logged in.
@@ -132,7 +141,7 @@ async def open_link(
     the master that the Sentinels take it for.
     """
     loop = asyncio.get_running_loop()
-    link = Link(on_messages, on_reply)
+    link = Link(ears, on_reply)
     try:
         async with asyncio.timeout(CONNECT_WITHIN):
             if "path" in endpoint.options:

@@ -14,7 +14,7 @@ from ..tasks import stop
 from .endpoint import Address, Endpoint
 from .faults import FAULTS, away
 from .line import Line
-from .link import Link, OnMessages, open_link
+from .link import Ears, Link, open_link
 from .topology import topology_of
 
 logger = logging.getLogger(__name__)
@@ -68,22 +68,21 @@ def _give_up(waiters: Iterable[_Waiter]) -> None:
 class Subscriber:
     """Stays connected to `url`, subscribed to whatever `subscribe` named, until `stop`.
 
-    `on_messages(topic, messages)` is called with what one read brought of a topic; `on_connected()` when every topic
-    is confirmed again after a (re)connect, a failover or a move to another shard, which is when whoever listens must
-    look for what was missed; `on_lost()` when from now on something is not heard. Raises SettingsError on a URL that
-    is not one.
+    What is said on a topic goes to its ear in `ears`; `on_connected()` is called when every topic is confirmed again
+    after a (re)connect, a failover or a move to another shard, which is when whoever listens must look for what was
+    missed; `on_lost()` when from now on something is not heard. Raises SettingsError on a URL that is not one.
     """
 
     def __init__(
         self,
         url: str,
-        on_messages: OnMessages,
+        ears: Ears,
         on_connected: Callable[[], None] = lambda: None,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._endpoint = Endpoint.parse(url, SETTING)
         self._topology = topology_of(self._endpoint)
-        self._on_messages = on_messages
+        self._ears = ears
         self._on_connected = on_connected
         self._on_lost = on_lost
         self._topics: dict[str, _Topic] = {}
@@ -319,4 +318,4 @@ class Subscriber:
         self.moved(line, topics)
 
     async def _open(self, address: Address, on_reply: Callable[[Any], None]) -> Link:
-        return await open_link(self._endpoint, address, self._on_messages, on_reply)
+        return await open_link(self._endpoint, address, self._ears, on_reply)

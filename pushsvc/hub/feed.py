@@ -44,6 +44,7 @@ class Feed:
         "_early",
         "_joining",
         "_live",
+        "_on_gap",
         "_others",
         "_plain",
         "_writers",
@@ -52,8 +53,10 @@ class Feed:
         "repairing",
     )
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, on_gap: Callable[[Feed], None]) -> None:
+        """`on_gap` is told when something is missing before what the bus brought: the store must be read."""
         self.channel = channel
+        self._on_gap = on_gap
         self.repairing = False
         self.idle_since: float | None = None
         self._at = b""
@@ -98,10 +101,8 @@ class Feed:
 
     # Messages in
 
-    def hear(self, messages: Iterable[bytes]) -> bool:
-        """What one read of the bus brought: to each socket it goes in one write. False: something before it is
-        missing, and the store must be read."""
-        whole = True
+    def hear(self, messages: Iterable[bytes]) -> None:
+        """What one read of the bus brought: to each socket it goes in one write."""
         frames: list[bytes] = []
         for message in messages:
             parts = message.split(b" ", 2)
@@ -109,26 +110,25 @@ class Feed:
                 # The usual case: nothing needs to be parsed.
                 _, self._at, frame = parts
                 frames.append(frame)
-            elif not self._hear_out(message, frames):
-                whole = False
+            else:
+                self._hear_out(message, frames)
         if len(frames) == 1 and self._plain:
             for write in self._writers or ():
                 write(frames[0])
         else:
             self._flush(frames)
-        return whole
 
-    def _hear_out(self, message: bytes, frames: list[bytes]) -> bool:
+    def _hear_out(self, message: bytes, frames: list[bytes]) -> None:
         heard = parse_bus(message)
         if isinstance(heard, bytes):
             self._flush(frames)
             frames.clear()
             self.progress(heard)
         elif heard is not None:
-            if not self._receive(Delivery.heard(self.channel, *heard), frames):
-                return False
-            self._plain = self._only_sockets()
-        return True
+            if self._receive(Delivery.heard(self.channel, *heard), frames):
+                self._plain = self._only_sockets()
+            else:
+                self._on_gap(self)
 
     def _only_sockets(self) -> bool:
         if not self._at or self.repairing or self._joining or not self._live:

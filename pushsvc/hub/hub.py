@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import telemetry, wire
-from ..bus import Subscriber, topic
+from ..bus import Ear, Subscriber, topic
 from ..domain import Channel, Place, Position
 from ..errors import NotFound, Unavailable
 from ..store import ChannelState, EventStore, locate
@@ -63,10 +63,10 @@ class Hub:
     ) -> None:
         self._reading = Reading(events)
         self._feeds: dict[Channel, Feed] = {}
-        self._bus = Subscriber(bus_url, self._messages, self._bus_changed, self._bus_changed)
+        self._ears: dict[bytes, Ear] = {}
+        self._bus = Subscriber(bus_url, self._ears, self._bus_changed, self._bus_changed)
         self._tops = TopCheck(events, self._bus, self._feeds, self._repair, top_check)
         self._last_progress = last_progress
-        self._by_topic: dict[bytes, Feed] = {}
         self._subscriptions: dict[Listener, dict[Channel, Subscription]] = {}
         self._paused: set[Listener] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -141,7 +141,8 @@ class Hub:
     def _enter(self, listener: Listener, channel: Channel) -> Subscription:
         feed = self._feeds.get(channel)
         if feed is None:
-            feed = self._feeds[channel] = self._by_topic[topic(channel).encode()] = Feed(channel)
+            feed = self._feeds[channel] = Feed(channel, self._repair)
+            self._ears[topic(channel).encode()] = feed.hear
         subscription = feed.enter(listener)
         self._subscriptions.setdefault(listener, {})[channel] = subscription
         return subscription
@@ -263,11 +264,6 @@ class Hub:
 
     # What Redis brings
 
-    def _messages(self, name: bytes, messages: Sequence[bytes]) -> None:
-        feed = self._by_topic.get(name)
-        if feed is not None and not feed.hear(messages):
-            self._repair(feed)
-
     def _bus_changed(self) -> None:
         """Connected: something may have been missed. Lost: from now on PostgreSQL is asked."""
         self._tops.soon()
@@ -305,7 +301,7 @@ class Hub:
         horizon = time.monotonic() - LINGER
         for channel, feed in list(self._feeds.items()):
             if feed.idle_since is not None and feed.idle_since < horizon and feed.idle and not feed.repairing:
-                del self._feeds[channel], self._by_topic[topic(channel).encode()]
+                del self._feeds[channel], self._ears[topic(channel).encode()]
                 self._bus.unsubscribe(topic(channel))
 
     def _spawn(self, work: Awaitable[None]) -> None:

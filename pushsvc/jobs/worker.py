@@ -61,7 +61,7 @@ class Worker:
         self._attempts: dict[JobId, Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wakeup = Wakeup(queue, lambda: self._room() > 0)
-        self._cancels = Subscriber(settings.bus, self._cancel_requested)
+        self._cancels = Subscriber(settings.bus, {CANCEL_TOPIC.encode(): self._cancel_requested})
         self._stopping = False
         self._more = False
         """Whether the last claim took as many as there was room for, so that more may be waiting."""
@@ -245,7 +245,7 @@ class Worker:
             elif renewed[job]:
                 attempt.stop(Stop.CANCELLED)
 
-    def _cancel_requested(self, _topic: bytes, jobs: Sequence[bytes]) -> None:
+    def _cancel_requested(self, jobs: Sequence[bytes]) -> None:
         for job in jobs:
             attempt = self._attempts.get(JobId(job.decode()))
             if attempt is not None:

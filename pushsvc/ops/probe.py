@@ -103,7 +103,8 @@ class Probe:
         self._id = new_job_id()
         self._heard = asyncio.Event()
         self._connected = asyncio.Event()
-        self._bus = Subscriber(bus_url, self._received, self._connected.set)
+        self._topic = topic(Channel(TENANT, job_channel(self._id)))
+        self._bus = Subscriber(bus_url, {self._topic.encode(): self._received}, self._connected.set)
 
     async def run(self, databases: Sequence[str]) -> Probed:
         """All the way, once. Raises Unavailable or what FAULTS lists when PostgreSQL or Redis is away."""
@@ -114,14 +115,14 @@ class Probe:
         try:
             async with asyncio.timeout(WORKER_PATIENCE):
                 await self._connected.wait()
-            await self._bus.subscribe(topic(Channel(TENANT, job_channel(self._id))))
+            await self._bus.subscribe(self._topic)
             return await self._submitted(taken, databases)
         except TimeoutError:
             return Probed(taken, error="pub/sub did not connect")
         finally:
             await self._bus.stop()
 
-    def _received(self, _topic: bytes, messages: Sequence[bytes]) -> None:
+    def _received(self, messages: Sequence[bytes]) -> None:
         for message in messages:
             parsed = wire.parse_bus(message)
             if isinstance(parsed, tuple) and wire.is_final(parsed[1]):

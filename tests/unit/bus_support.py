@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from pushsvc.bus import Subscriber
+from pushsvc.bus import Ear, Subscriber
 
 from ..contract.kit import soon, until
 
@@ -17,10 +17,11 @@ class Listening:
         self.heard: dict[str, list[bytes]] = {}
         self.told = 0
         self.lost = 0
-        self.subscriber = Subscriber(url, self._messages, self._connected, self._lost)
+        self.subscriber = Subscriber(url, self, self._connected, self._lost)
 
-    def _messages(self, name: bytes, messages: Sequence[bytes]) -> None:
-        self.heard.setdefault(name.decode(), []).extend(messages)
+    def get(self, topic: bytes) -> Ear:
+        """Whoever hears the topic: always this one."""
+        return self.heard.setdefault(topic.decode(), []).extend
 
     def _connected(self) -> None:
         self.told += 1

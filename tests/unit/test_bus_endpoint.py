@@ -81,7 +81,7 @@ def test_whose_certificate_it_is_is_looked_at_unless_the_url_says_otherwise() ->
     ],
 )
 def test_what_is_no_url_of_redis_is_refused_with_its_reason_and_without_its_password(url: str, because: str) -> None:
-    for make in (connect, connect_bus, lambda url: Subscriber(url, lambda *_: None)):
+    for make in (connect, connect_bus, lambda url: Subscriber(url, {})):
         with pytest.raises(SettingsError, match=because) as caught:
             make(url)
         assert "PUSHSVC_" in str(caught.value)

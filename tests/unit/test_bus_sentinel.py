@@ -157,7 +157,7 @@ async def test_a_server_that_is_no_master_is_not_taken_for_one(guarded: Guarded)
     """As when the Sentinels are ahead of it, or one of them was cut off and asked alone: ROLE decides."""
     endpoint, replica = Endpoint.parse(guarded.url), guarded.replica
     with pytest.raises(ConnectionError):
-        await soon(open_link(endpoint, replica.address, lambda *_: None, lambda _: None))
+        await soon(open_link(endpoint, replica.address, {}, lambda _: None))
     client = connect(guarded.url)
     pool: Any = client.connection_pool
     sentinels = pool.sentinels

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from pushsvc import telemetry, wire
-from pushsvc.bus import CANCEL_TOPIC, Publisher, Subscriber, channel_of, connect, topic
+from pushsvc.bus import CANCEL_TOPIC, Ear, Publisher, Subscriber, channel_of, connect, topic
 from pushsvc.bus import line as line_module
 from pushsvc.bus.line import Line
 from pushsvc.dev.valkey import EmbeddedValkey
@@ -30,8 +30,12 @@ class Heard:
         self.messages: list[tuple[str, bytes]] = []
         self.connections = 0
 
-    def take(self, name: bytes, messages: Sequence[bytes]) -> None:
-        self.messages += [(name.decode(), message) for message in messages]
+    def get(self, topic: bytes) -> Ear:
+        """Whoever hears the topic: always this one."""
+        return lambda messages: self.take(topic.decode(), messages)
+
+    def take(self, topic: str, messages: Sequence[bytes]) -> None:
+        self.messages += [(topic, message) for message in messages]
 
     def connected(self) -> None:
         self.connections += 1
@@ -40,7 +44,7 @@ class Heard:
 @asynccontextmanager
 async def hearing(url: str) -> AsyncIterator[tuple[Subscriber, Heard]]:
     heard = Heard()
-    subscriber = Subscriber(url, heard.take, heard.connected)
+    subscriber = Subscriber(url, heard, heard.connected)
     subscriber.start()
     try:
         await until(lambda: subscriber.connected)
@@ -134,7 +138,7 @@ async def test_after_a_lost_connection_every_topic_is_confirmed_before_anybody_i
 async def test_a_topic_given_up_while_connecting_does_not_keep_the_word_back(redis_url: str) -> None:
     """Somebody leaves between the reconnect and Redis' confirmation: the others must still be told."""
     heard = Heard()
-    subscriber = Subscriber(redis_url, heard.take, heard.connected)
+    subscriber = Subscriber(redis_url, heard, heard.connected)
 
     def leave_early(line: Line) -> None:
         subscriber.unsubscribe("goes")
@@ -224,7 +228,7 @@ async def test_a_password_is_used_and_a_wrong_one_connects_nobody(
             assert await publish(url, "t", b"1") == 1
             await until(partial(len, heard.messages))
     heard = Heard()
-    wrong = Subscriber(f"redis://:hunter2@{host}", heard.take, heard.connected)
+    wrong = Subscriber(f"redis://:hunter2@{host}", heard, heard.connected)
     assert not await wrong.subscribe("t")
     wrong.start()
     try:
@@ -239,14 +243,14 @@ async def test_a_password_is_used_and_a_wrong_one_connects_nobody(
 
 
 async def test_a_message_that_the_listener_can_not_bear_does_not_end_the_connection(redis_url: str) -> None:
-    heard = Heard()
+    class Sensitive(Heard):
+        def take(self, topic: str, messages: Sequence[bytes]) -> None:
+            if b"bad" in messages:
+                raise ValueError("a bug of whoever listens")
+            super().take(topic, messages)
 
-    def take(name: bytes, messages: Sequence[bytes]) -> None:
-        if b"bad" in messages:
-            raise ValueError("a bug of whoever listens")
-        heard.take(name, messages)
-
-    subscriber = Subscriber(redis_url, take, heard.connected)
+    heard = Sensitive()
+    subscriber = Subscriber(redis_url, heard, heard.connected)
     subscriber.start()
     try:
         await until(lambda: heard.connections == 1)
@@ -264,7 +268,7 @@ async def test_a_message_that_the_listener_can_not_bear_does_not_end_the_connect
 
 async def test_stopping_twice_and_starting_twice_does_no_harm(redis_url: str) -> None:
     heard = Heard()
-    subscriber = Subscriber(redis_url, heard.take)
+    subscriber = Subscriber(redis_url, heard)
     await subscriber.stop()
     subscriber.start()
     subscriber.start()
