@@ -75,8 +75,8 @@ FIGURES = (
     Figure("1000 subscribers, 16 in flight", 1000, 2400, window=16),
     Figure("5000 subscribers, one at a time", 5000, 80),
     Figure("5000 subscribers, 16 in flight", 5000, 480, window=16),
-    Figure("1000 inboxes, 16 in flight", 1000, 20_000, window=16, channels=1000),
-    Figure("1000 inboxes, 64 in flight", 1000, 20_000, window=64, channels=1000),
+    Figure("1000 inboxes, 16 in flight", 1000, 60_000, window=16, channels=1000),
+    Figure("1000 inboxes, 64 in flight", 1000, 60_000, window=64, channels=1000),
 )
 DELAY = Figure("1000 subscribers, 50 events a second", 1000, 250, rate=50)
 IDLE = (5000, 10_000)
