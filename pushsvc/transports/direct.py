@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import selectors
-import socket
 from collections.abc import Callable, MutableSet
-from contextlib import suppress
 from types import GeneratorType
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -26,15 +23,8 @@ from websockets.streams import StreamReader
 
 from ..wire import text_frame
 from .ending import answer_pings, end_in_time, hang_up, stop_close_timer
+from .kernel import bound_send_buffer, has_unread, reachable
 from .sweep import Sweep
-
-SEND_BUFFER = 128 * 1024
-"""Bytes that the kernel may keep for a socket (Linux takes twice as many): left alone, it hides up to 4 MB each."""
-
-TCPI_RETRANSMITS, TCPI_PROBES = 2, 3
-"""Where they stand in `struct tcp_info` (linux/tcp.h), a byte each."""
-UNANSWERED = 2
-"""So many in a row, and nobody is there."""
 
 SPARE = 16
 """Parsers that are kept for the next who needs one."""
@@ -128,8 +118,7 @@ class DirectSocket(asyncio.Protocol):
         self.close_sent = protocol.close_sent
         self.close_timer: asyncio.TimerHandle | None = None
         self.transport.set_write_buffer_limits(high=backlog_limit)
-        with suppress(OSError):
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        bound_send_buffer(self.transport)
 
     def attach(self, session: Attached, protocol: WebSocketsSansIOProtocol) -> None:
         """Take the protocol's place: from now on messages go to the session, first those that it has read already."""
@@ -284,24 +273,7 @@ class DirectSocket(asyncio.Protocol):
     def moving(self) -> bool:
         before, self._left = self._left, self.transport.get_write_buffer_size()
         # More than before is no sign of life: it may be what nobody takes.
-        return 0 < self._left < before or self._unread() or (self._left > 0 and self._reachable())
-
-    def _unread(self) -> bool:
-        """Whether the kernel has something that we have not read: the peer is there, it is us who are late."""
-        with suppress(OSError, ValueError), selectors.DefaultSelector() as selector:
-            selector.register(self.transport.get_extra_info("socket").fileno(), selectors.EVENT_READ)
-            return bool(selector.select(0))
-        return False
-
-    def _reachable(self) -> bool:
-        """Whether the peer's kernel still acknowledges what is sent, though the peer itself does not read it: then
-        it is slow, not gone. Only Linux tells (tcp(7), TCP_INFO): probes and retransmissions without an answer."""
-        if not hasattr(socket, "TCP_INFO"):
-            return False
-        with suppress(OSError):
-            info: bytes = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
-            return max(info[TCPI_RETRANSMITS], info[TCPI_PROBES]) < UNANSWERED
-        return False
+        return 0 < self._left < before or has_unread(self.transport) or (self._left > 0 and reachable(self.transport))
 
     def lost(self) -> None:
         self._tell_closed(1011)

@@ -21,6 +21,7 @@ from websockets.protocol import State
 
 from ..tasks import stop
 from .ending import answer_pings, hang_up
+from .kernel import TRANSPORT
 from .session import Session
 
 EXTENSION = "pushsvc.socket"
@@ -28,10 +29,18 @@ EXTENSION = "pushsvc.socket"
 
 
 class DirectHttp(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, more exact with handshakes (`uvicorn.Config(http=…)`): what comes right behind one is
-    not dropped, and one over HTTP/1.0 is none (RFC 6455, section 4.1)."""
+    """uvicorn's HTTP protocol (`uvicorn.Config(http=…)`), which lets an event stream get hold of its transport.
+
+    It is more exact with handshakes: what comes right behind one is not dropped, and one over HTTP/1.0 is none
+    (RFC 6455, section 4.1).
+    """
 
     _segment = b""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        scope: Any = self.scope
+        scope["extensions"] = {TRANSPORT: self.transport}
 
     def data_received(self, data: bytes) -> None:
         self._segment = data

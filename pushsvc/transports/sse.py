@@ -22,6 +22,7 @@ from ..errors import BadCursor, PushsvcError, Unauthorized
 from ..store import ChannelState, locate
 from ..tasks import stop
 from ..wire import Delivery
+from .kernel import TRANSPORT, bound_send_buffer
 from .session import RETRY_MS, Desk
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,9 @@ class EventStream:
         What this raises (NotFound, BadCursor, TooManyConnections, Unavailable) it raises before anything is sent.
         """
         self._send = send
+        transport = (scope.get("extensions") or {}).get(TRANSPORT)
+        if transport is not None:
+            bound_send_buffer(transport)
         attaching: asyncio.Task[None] | None = None
         with self._desk.connections.held(self._principal.holder, self):
             try:

@@ -6,9 +6,12 @@ import asyncio
 import json
 import re
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Any
 
 import httpx
@@ -20,6 +23,7 @@ from pushsvc.domain import Channel, Principal, Progress, job_channel
 from pushsvc.settings import Settings
 from pushsvc.store import TicketStore
 from pushsvc.transports import EventStream
+from pushsvc.transports.kernel import SEND_BUFFER
 
 from .drivers import Block, StreamReader
 from .kit import Kit, soon, succeeded, until
@@ -97,6 +101,14 @@ async def streaming(
 
 def bearer(world: World, **claims: Any) -> str:
     return f"Bearer {world.nodes['direct'].token(**({'tenant': world.kit.tenant} | claims))}"
+
+
+def in_kernel(node: Node, client: socket.socket) -> int:
+    """Bytes for this client that have left the process, and not the machine (tcp(7), SIOCOUTQ)."""
+    port = client.getsockname()[1]
+    transports = [connection.transport for connection in node.server.server_state.connections]
+    found = next(each for each in transports if each.get_extra_info("peername")[1] == port)
+    return int.from_bytes(ioctl(found.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def streams(node: Node) -> list[EventStream]:
@@ -340,6 +352,7 @@ async def test_a_client_that_stops_reading_costs_bounded_memory_and_gets_everyth
             await world.kit.finish_many([value] * live)
             heard = [await quick.block() for _ in range(live)]
             assert len(node.hub._paused) == 1
+            assert 0 < in_kernel(node, deaf) <= 2 * SEND_BUFFER, "the kernel hides little, of what nobody takes"
             await world.kit.log(count - live - 1, json.dumps(value))
             await world.kit.finish(value)
             heard += [await quick.block() for _ in range(count - live)]
