@@ -43,11 +43,7 @@ class Link(asyncio.Protocol):
     What one read brought of a topic is told in one call, so that it can go on in one write.
     """
 
-    def __init__(
-        self,
-        ears: Ears,
-        on_reply: Callable[[Any], None],
-    ) -> None:
+    def __init__(self, ears: Ears, on_reply: Callable[[Any], None]) -> None:
         self._reader = hiredis.Reader()
         self._ears = ears
         self._on_reply = on_reply
@@ -129,12 +125,7 @@ class Link(asyncio.Protocol):
             waiting.cancel()
 
 
-async def open_link(
-    endpoint: Endpoint,
-    address: Address,
-    ears: Ears,
-    on_reply: Callable[[Any], None],
-) -> Link:
+async def open_link(endpoint: Endpoint, address: Address, ears: Ears, on_reply: Callable[[Any], None]) -> Link:
     """Connect to the server at `address`, logged in.
 
     Raises OSError, TimeoutError or RedisError: it isn't there, does not answer, does not let us in, or is not
