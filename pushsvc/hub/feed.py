@@ -72,7 +72,7 @@ class Feed:
         self._joining: set[Subscription] | None = None
         self._behind: dict[Subscription, Position] | None = None
         self._writers: Sequence[Callable[[bytes], object]] | None = None
-        self._others: Sequence[Listener] = ()
+        self._others: Sequence[Subscription] = ()
 
     @property
     def live(self) -> bool:
@@ -214,9 +214,17 @@ class Feed:
                 write(data)
         if self._deliveries:
             deliveries, self._deliveries = self._deliveries, []
-            for listener in self._others:
-                for delivery in deliveries:
-                    listener.deliver(delivery)
+            for subscription in self._others:
+                self._deliver(subscription, deliveries)
+
+    def _deliver(self, subscription: Subscription, deliveries: Iterable[Delivery]) -> None:
+        """Deliver one after another, until its socket is full: the rest is read again when it has drained."""
+        for delivery in deliveries:
+            subscription.listener.deliver(delivery)
+            if subscription not in self._live:
+                if self._behind and subscription in self._behind:
+                    self._behind[subscription] = delivery.position
+                return
 
     def progress(self, item: bytes) -> None:
         writers = self._prepared()
@@ -224,15 +232,15 @@ class Feed:
             data = text_frame(progress_frame(item))
             for write in writers:
                 write(data)
-        for listener in self._others:
-            listener.progress(self.channel, item)
+        for subscription in self._others:
+            subscription.listener.progress(self.channel, item)
 
     def _prepared(self) -> Sequence[Callable[[bytes], object]]:
         """The live subscriptions' writers, prebuilt: a check per subscriber and event costs a sixth."""
         if self._writers is None:
-            writers = [(subscription.listener, subscription.listener.writer) for subscription in self._live]
+            writers = [(subscription, subscription.listener.writer) for subscription in self._live]
             self._writers = tuple([writer for _, writer in writers if writer is not None])
-            self._others = tuple([listener for listener, writer in writers if writer is None])
+            self._others = tuple([subscription for subscription, writer in writers if writer is None])
         return self._writers
 
     def _changed(self) -> None:
@@ -260,8 +268,9 @@ class Feed:
         self.idle_since = None
         return subscription
 
-    def join(self, subscription: Subscription, position: Position) -> bool:
-        """Go live from `position`, which its reading has reached. False: it must read on from there first."""
+    def join(self, subscription: Subscription, position: Position, *, full: bool = False) -> bool:
+        """Go live from `position`, which its reading has reached; or fall behind there, if its socket is `full`.
+        False: it must read on from there first."""
         if subscription not in self:
             return True
         if not self._at or position.epoch != self.position.epoch or position.offset > self.position.offset:
@@ -269,13 +278,15 @@ class Feed:
         if subscription.overflowed or position.offset < (subscription.base or 0):
             self.reread(subscription)
             return False
-        for delivery in subscription.buffer:
-            if delivery.position.offset > position.offset:
-                subscription.listener.deliver(delivery)
+        rest = [delivery for delivery in subscription.buffer if delivery.position.offset > position.offset]
         subscription.buffer = []
         self._joined(subscription)
+        if full:
+            self._fall_behind(subscription, position)
+            return True
         self._live.add(subscription)
         self._changed()
+        self._deliver(subscription, rest)
         return True
 
     def reread(self, subscription: Subscription) -> None:
@@ -287,10 +298,13 @@ class Feed:
         """Its socket is full: write nothing more to it, and remember where it stands."""
         if subscription in self._live:
             self._live.discard(subscription)
-            if self._behind is None:
-                self._behind = {}
-            self._behind[subscription] = self.position
+            self._fall_behind(subscription, self.position)
             self._changed()
+
+    def _fall_behind(self, subscription: Subscription, position: Position) -> None:
+        if self._behind is None:
+            self._behind = {}
+        self._behind[subscription] = position
 
     def catch_up(self, subscription: Subscription) -> Position | None:
         """It has drained: it is joining again, from the answer. None if it was not behind."""

@@ -218,12 +218,8 @@ class Hub:
         if here.epoch != position.epoch or position.offset > here.offset:
             # The reader is ahead of what Redis has brought here: let everybody catch up.
             self._repair(feed)
-        if not feed.join(subscription, position):
-            return False
-        if subscription.listener in self._paused:
-            # What it had missed filled its socket already.
-            feed.fall_behind(subscription)
-        return True
+        # What it had missed may have filled its socket already.
+        return feed.join(subscription, position, full=subscription.listener in self._paused)
 
     async def _snapshot(self, subscription: Subscription) -> None:
         channel = subscription.feed.channel
@@ -279,7 +275,7 @@ class Hub:
         try:
             while True:
                 try:
-                    page = await self._reading.page(feed.channel, feed.position, 500)
+                    page = await self._reading.page(feed.channel, feed.position, FIRST_PAGE)
                 except Unavailable:
                     await asyncio.sleep(0.5)
                     continue

@@ -491,8 +491,39 @@ def test_whoever_falls_behind_while_its_own_write_fills_the_socket_hears_nothing
 
     ear.deliver = deliver  # type: ignore[method-assign]
     arrive(feed, 1, 2)
+    assert ear.at == Position("k1", 1), "one that is full gets no more"
     arrive(feed, 3)
     assert feed.catch_up(subscription) == ear.at
+
+
+def test_whoever_joins_with_a_full_socket_gets_nothing_of_what_came_meanwhile() -> None:
+    joining = Ear(False)
+    feed, _ = live_feed(Ear(False))
+    joining.at = Position("k1", 0)
+    subscription = feed.enter(joining)
+    arrive(feed, 1, 2, 3)
+    assert feed.join(subscription, Position("k1", 0), full=True)
+    assert joining.at == Position("k1", 0)
+    assert feed.catch_up(subscription) == joining.at
+
+
+def test_whoever_falls_behind_while_it_joins_gets_no_more_of_what_came_meanwhile() -> None:
+    live, joining = Ear(False), Ear(False)
+    feed, _ = live_feed(live)
+    joining.at = Position("k1", 0)
+    subscription = feed.enter(joining)
+    arrive(feed, 1, 2, 3)
+    heard = joining.deliver
+
+    def deliver(delivery: Delivery) -> None:
+        heard(delivery)
+        if delivery.position.offset == 2:
+            feed.fall_behind(subscription)
+
+    joining.deliver = deliver  # type: ignore[method-assign]
+    assert feed.join(subscription, Position("k1", 0))
+    assert feed.catch_up(subscription) == joining.at == Position("k1", 2)
+    assert live.at == Position("k1", 3)
 
 
 def test_whoever_falls_behind_while_it_is_told_of_a_reset_goes_on_from_the_reset() -> None:
