@@ -112,11 +112,7 @@ class Feed:
                 frames.append(frame)
             else:
                 self._hear_out(message, frames)
-        if len(frames) == 1 and self._plain:
-            for write in self._writers or ():
-                write(frames[0])
-        else:
-            self._flush(frames)
+        self._flush(frames)
 
     def _hear_out(self, message: bytes, frames: list[bytes]) -> None:
         heard = parse_bus(message)
