@@ -17,6 +17,9 @@ from .errors import BadCursor, BadRequest
 
 JobId = NewType("JobId", str)
 
+DEFAULT_DEPLOYMENT = "arq:queue"
+"""The name of a deployment that has been given none."""
+
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _JOB_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 

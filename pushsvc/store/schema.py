@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from ..domain import DEFAULT_DEPLOYMENT
 from ..errors import SettingsError
 from .postgres import Postgres, is_lost, plain_url
 from .tables import SCHEMA
@@ -31,8 +32,9 @@ def head() -> str:
     return version
 
 
-async def migrate(url: str) -> tuple[str | None, str]:
-    """Bring the schema to this code's version; the versions before and after.
+async def migrate(url: str, deployment: str = DEFAULT_DEPLOYMENT) -> tuple[str | None, str]:
+    """Bring the schema to this code's version; the versions before and after. Rows from before deployments had names
+    become those of `deployment`.
 
     Concurrent calls wait for each other (an advisory lock held for the transaction). All or nothing.
     """
@@ -41,7 +43,7 @@ async def migrate(url: str) -> tuple[str | None, str]:
     )
     try:
         async with engine.begin() as connection:
-            return await connection.run_sync(_upgrade)
+            return await connection.run_sync(_upgrade, deployment)
     except Exception as error:
         if not is_lost(error):
             raise
@@ -50,12 +52,12 @@ async def migrate(url: str) -> tuple[str | None, str]:
         await engine.dispose()
 
 
-def _upgrade(connection: Connection) -> tuple[str | None, str]:
+def _upgrade(connection: Connection, deployment: str) -> tuple[str | None, str]:
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('pushsvc.migrate'))"))
     before = _version(connection)
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     config = alembic_config()
-    config.attributes["connection"] = connection
+    config.attributes |= {"connection": connection, "deployment": deployment}
     command.upgrade(config, "head")
     return before, head()
 

@@ -127,7 +127,7 @@ WITH given AS (
 ), counted AS (
     INSERT INTO pushsvc.channels AS c (tenant, name, top)
     SELECT tenant, name, count(*) FROM targets GROUP BY tenant, name ORDER BY tenant, name
-    ON CONFLICT (tenant, name) DO UPDATE SET top = c.top + EXCLUDED.top
+    ON CONFLICT (deployment, tenant, name) DO UPDATE SET top = c.top + EXCLUDED.top
     RETURNING c.id, c.tenant, c.name, c.epoch, c.top
 ), logged AS (
     INSERT INTO pushsvc.events (channel, "offset", job)
@@ -293,7 +293,7 @@ WITH given AS (
 ), counted AS (
     INSERT INTO pushsvc.channels AS c (tenant, name, top)
     SELECT tenant, name, count(*) FROM fresh GROUP BY tenant, name ORDER BY tenant, name
-    ON CONFLICT (tenant, name) DO UPDATE SET top = c.top + EXCLUDED.top
+    ON CONFLICT (deployment, tenant, name) DO UPDATE SET top = c.top + EXCLUDED.top
     RETURNING c.id, c.tenant, c.name, c.epoch, c.top
 ), logged AS (
     INSERT INTO pushsvc.events (channel, "offset", id, body, expires_at)
@@ -332,7 +332,7 @@ WITH given AS (
     SELECT DISTINCT ON (tenant, subject, device, channel) tenant, subject, device, channel, epoch, "offset"
     FROM known k WHERE epoch = right_epoch AND NOT EXISTS (SELECT 1 FROM wrong w WHERE w.n = k.n)
     ORDER BY tenant, subject, device, channel, "offset" DESC
-    ON CONFLICT (tenant, subject, device, channel) DO UPDATE
+    ON CONFLICT (deployment, tenant, subject, device, channel) DO UPDATE
     SET epoch = EXCLUDED.epoch, "offset" = EXCLUDED."offset", acked_at = now()
     WHERE p.epoch <> EXCLUDED.epoch OR p."offset" < EXCLUDED."offset"
 )

@@ -43,10 +43,17 @@ metadata = MetaData(
 
 _moment = DateTime(timezone=True)
 
+
+def _deployment(*, primary_key: bool = False) -> Column[str]:
+    """Whose row it is: deployments that share a database have nothing of each other."""
+    return Column("deployment", Text, primary_key=primary_key, nullable=False, server_default=text("'arq:queue'"))
+
+
 jobs = Table(
     "jobs",
     metadata,
     Column("id", Text, primary_key=True),
+    _deployment(),
     Column("tenant", Text, nullable=False),
     Column("owner", Text),
     Column("name", Text, nullable=False),
@@ -67,6 +74,8 @@ jobs = Table(
     Column("worker", Text),
     Column("lease_until", _moment),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    # How many submissions want it: it is cancelled when the last of them has been.
+    Column("audience", Integer, nullable=False, server_default=text("1")),
     Column("created_at", _moment, nullable=False, server_default=func.now()),
     Column("changed_at", _moment, nullable=False, server_default=func.now()),
     Column("run_at", _moment, nullable=False),
@@ -85,17 +94,19 @@ jobs = Table(
     CheckConstraint("(status = 'running') = (lease_until IS NOT NULL)", name="lease"),
     CheckConstraint("(finished_at IS NULL) = (status IN ('queued','running'))", name="finished"),
 )
-Index("jobs_queued_idx", jobs.c.run_at, jobs.c.id, postgresql_where=text("status = 'queued'"))
-Index("jobs_lease_idx", jobs.c.lease_until, postgresql_where=text("status = 'running'"))
+Index("jobs_queued_idx", jobs.c.deployment, jobs.c.run_at, jobs.c.id, postgresql_where=text("status = 'queued'"))
+Index("jobs_lease_idx", jobs.c.deployment, jobs.c.lease_until, postgresql_where=text("status = 'running'"))
 Index(
     "jobs_deadline_idx",
+    jobs.c.deployment,
     jobs.c.deadline,
     postgresql_where=text("status IN ('queued','running') AND deadline IS NOT NULL"),
 )
-Index("jobs_expires_idx", jobs.c.expires_at, postgresql_where=text("expires_at IS NOT NULL"))
-Index("jobs_owner_idx", jobs.c.tenant, jobs.c.owner, jobs.c.id.desc())
+Index("jobs_expires_idx", jobs.c.deployment, jobs.c.expires_at, postgresql_where=text("expires_at IS NOT NULL"))
+Index("jobs_owner_idx", jobs.c.deployment, jobs.c.tenant, jobs.c.owner, jobs.c.id.desc())
 Index(
     "jobs_key_idx",
+    jobs.c.deployment,
     jobs.c.tenant,
     func.coalesce(jobs.c.owner, text("''")),
     jobs.c.key,
@@ -105,24 +116,44 @@ Index(
 
 Index(
     "jobs_coalesce_idx",
+    jobs.c.deployment,
     jobs.c.tenant,
     func.coalesce(jobs.c.owner, text("''")),
     jobs.c.digest,
     unique=True,
-    postgresql_where=text("shared AND status IN ('queued','running')"),
+    # A job that is being cancelled is not joined: beside it another may be made.
+    postgresql_where=text("shared AND status IN ('queued','running') AND NOT cancel_requested"),
+)
+Index(
+    "jobs_cancelled_idx",
+    jobs.c.deployment,
+    jobs.c.id,
+    postgresql_where=text("cancel_requested AND status IN ('queued','running')"),
+)
+
+audiences = Table(
+    "audiences",
+    metadata,
+    # One submission of a job that equal ones share, by the mark with which it, and it alone, can be cancelled.
+    Column("job", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("mark", Text, primary_key=True),
+    Column("cancelled", Boolean, nullable=False, server_default=text("false")),
 )
 
 channels = Table(
     "channels",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _deployment(),
     Column("tenant", Text, nullable=False),
     Column("name", Text, nullable=False),
     # Random at creation, so that a channel made anew is never taken for its predecessor.
     Column("epoch", Text, nullable=False, server_default=text("'k' || substr(md5(gen_random_uuid()::text), 1, 6)")),
     Column("floor", BigInteger, nullable=False, server_default=text("0")),
     Column("top", BigInteger, nullable=False, server_default=text("0")),
-    UniqueConstraint("tenant", "name"),
+    # The last offset whose event has been purged: what lies above it, and above the floor, is without gaps.
+    Column("gone", BigInteger, nullable=False, server_default=text("0")),
+    UniqueConstraint("deployment", "tenant", "name"),
     CheckConstraint("floor >= 0 AND floor <= top", name="floor"),
 )
 
@@ -141,12 +172,13 @@ events = Table(
     CheckConstraint("(job IS NULL) <> (body IS NULL)", name="source"),
     CheckConstraint("(body IS NULL) = (id IS NULL) AND (body IS NULL) = (expires_at IS NULL)", name="published"),
 )
-Index("events_id_idx", events.c.id, unique=True, postgresql_where=text("id IS NOT NULL"))
+Index("events_id_idx", events.c.id, events.c.channel, unique=True, postgresql_where=text("id IS NOT NULL"))
 Index("events_expires_idx", events.c.expires_at, postgresql_where=text("expires_at IS NOT NULL"))
 
 positions = Table(
     "positions",
     metadata,
+    _deployment(primary_key=True),
     # Where a device said that it stands, channel by channel. Names, not rows of `channels`: those of jobs have none.
     Column("tenant", Text, primary_key=True),
     Column("subject", Text, primary_key=True),
@@ -156,23 +188,25 @@ positions = Table(
     Column("offset", BigInteger, nullable=False),
     Column("acked_at", _moment, nullable=False, server_default=func.now()),
 )
-Index("positions_acked_idx", positions.c.acked_at)
+Index("positions_acked_idx", positions.c.deployment, positions.c.acked_at)
 
 tickets = Table(
     "tickets",
     metadata,
     # SHA-256 of the ticket: who reads the table can't use what it holds.
     Column("id", Text, primary_key=True),
+    _deployment(),
     Column("claims", Text, nullable=False),
     Column("expires_at", _moment, nullable=False),
 )
-Index("tickets_expires_idx", tickets.c.expires_at)
+Index("tickets_expires_idx", tickets.c.deployment, tickets.c.expires_at)
 
 webhooks = Table(
     "webhooks",
     metadata,
     # The id of the event, which the receiver gets as `webhook-id`.
     Column("id", Text, primary_key=True),
+    _deployment(),
     Column("job", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False, index=True),
     Column("tenant", Text, nullable=False),
     Column("owner", Text),
@@ -208,9 +242,15 @@ webhooks = Table(
     CheckConstraint("status IN ('pending','delivered','failed','disabled')", name="status"),
     CheckConstraint("(status = 'pending') = (settled_at IS NULL)", name="settled"),
 )
-Index("webhooks_host_idx", webhooks.c.host, webhooks.c.due_at, postgresql_where=text("status = 'pending'"))
-Index("webhooks_due_idx", webhooks.c.due_at, postgresql_where=text("status = 'pending'"))
-Index("webhooks_owner_idx", webhooks.c.tenant, webhooks.c.owner, webhooks.c.id.desc())
+Index(
+    "webhooks_host_idx",
+    webhooks.c.deployment,
+    webhooks.c.host,
+    webhooks.c.due_at,
+    postgresql_where=text("status = 'pending'"),
+)
+Index("webhooks_due_idx", webhooks.c.deployment, webhooks.c.due_at, postgresql_where=text("status = 'pending'"))
+Index("webhooks_owner_idx", webhooks.c.deployment, webhooks.c.tenant, webhooks.c.owner, webhooks.c.id.desc())
 
 webhook_attempts = Table(
     "webhook_attempts",
@@ -227,6 +267,7 @@ webhook_attempts = Table(
 disabled_endpoints = Table(
     "disabled_endpoints",
     metadata,
+    _deployment(primary_key=True),
     # As `webhooks.endpoint`. Tenant and owner are empty for the service's own callback URL.
     Column("id", Text, primary_key=True),
     Column("tenant", Text, nullable=False),
@@ -234,4 +275,19 @@ disabled_endpoints = Table(
     Column("url", Text, nullable=False),
     Column("disabled_at", _moment, nullable=False, server_default=func.now()),
 )
-Index("disabled_endpoints_owner_idx", disabled_endpoints.c.tenant, disabled_endpoints.c.owner)
+Index(
+    "disabled_endpoints_owner_idx",
+    disabled_endpoints.c.deployment,
+    disabled_endpoints.c.tenant,
+    disabled_endpoints.c.owner,
+)
+
+beats = Table(
+    "beats",
+    metadata,
+    # When a worker of the deployment could last write here, and until when no lease counts as lapsed: time in which
+    # nobody could renew one is nobody's fault.
+    Column("deployment", Text, primary_key=True),
+    Column("beat_at", _moment, nullable=False),
+    Column("grace_until", _moment),
+)

@@ -67,7 +67,7 @@ def succeeded(job: str, version: int, result: bytes = b"1", **changes: Any) -> O
 LOG = """
 WITH gone AS (SELECT set_config('session_replication_role', 'replica', true)), c AS (
     INSERT INTO pushsvc.channels AS c (tenant, name, top) SELECT $1, $2, $3 FROM gone
-    ON CONFLICT (tenant, name) DO UPDATE SET top = c.top + $3 RETURNING id, top
+    ON CONFLICT (deployment, tenant, name) DO UPDATE SET top = c.top + $3 RETURNING id, top
 ), j AS (
     INSERT INTO pushsvc.jobs (id, tenant, owner, name, params, timeout, retention, max_attempts, digest, status,
         version, run_at, finished_at, expires_at, result)

@@ -108,6 +108,51 @@ async def test_down_to_nothing_and_up_again(empty_database_url: str) -> None:
     assert await described(empty_database_url) == before
 
 
+ROWS_OF_0003 = """
+INSERT INTO pushsvc.channels (tenant, name, floor, top) VALUES ('t', 'user:me', 2, 3), ('t', 'group:new', 0, 1);
+INSERT INTO pushsvc.jobs (id, tenant, owner, name, params, timeout, retention, max_attempts, digest, shared, status,
+    version, run_at, finished_at, expires_at)
+VALUES ('a', 't', 'me', 'report', '{}', 30, 60, 1, 'd', true, 'queued', 1, now(), NULL, NULL),
+    ('b', 't', 'me', 'report', '{}', 30, 3e11, 1, 'd', true, 'succeeded', 3, now(), now(), '12000-01-01'),
+    ('c', 't', 'me', 'report', '{}', 30, 60, 1, 'd', true, 'succeeded', 3, now(), now(), now() + '1 hour');
+INSERT INTO pushsvc.events (channel, "offset", job) SELECT id, 3, 'b' FROM pushsvc.channels WHERE name = 'user:me';
+INSERT INTO pushsvc.positions (tenant, subject, device, channel, epoch, "offset")
+VALUES ('t', 'me', 'd1', 'user:me', 'k1', 3);
+INSERT INTO pushsvc.tickets (id, claims, expires_at) VALUES ('x', '{}', now());
+INSERT INTO pushsvc.webhooks (id, job, tenant, owner, url, own) VALUES ('w', 'b', 't', 'me', 'https://a/b', true);
+INSERT INTO pushsvc.disabled_endpoints (id, tenant, owner, url) VALUES ('e', 't', 'me', 'https://a/b');
+"""
+
+
+async def test_rows_from_before_become_those_of_whoever_upgrades(empty_database_url: str) -> None:
+    def prepare(connection: Connection) -> None:
+        connection.exec_driver_sql("CREATE SCHEMA pushsvc")
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+
+    engine = create_async_engine(
+        empty_database_url.replace("postgresql://", "postgresql+asyncpg://"), poolclass=NullPool
+    )
+    async with engine.begin() as connection:
+        await connection.run_sync(prepare)
+    await engine.dispose()
+    reader = await asyncpg.connect(empty_database_url)
+    try:
+        await reader.execute(ROWS_OF_0003)
+        assert await migrate(empty_database_url, "it's mine") == ("0003", head())
+        for table in ("jobs", "channels", "positions", "tickets", "webhooks", "disabled_endpoints"):
+            names = await reader.fetch(f"SELECT DISTINCT deployment FROM pushsvc.{table}")
+            assert [row[0] for row in names] == ["it's mine"], table
+        gone = await reader.fetch("SELECT name, gone FROM pushsvc.channels ORDER BY name")
+        assert [tuple(row) for row in gone] == [("group:new", 0), ("user:me", 2)]
+        expiries = await reader.fetch("SELECT id, audience, expires_at FROM pushsvc.jobs ORDER BY id")
+        assert [(row["id"], row["audience"]) for row in expiries] == [("a", 1), ("b", 1), ("c", 1)]
+    finally:
+        await reader.close()
+    assert await difference(empty_database_url) == []
+
+
 async def test_an_empty_database_gets_its_tables_at_the_first_start(empty_database_url: str) -> None:
     postgres = Postgres(empty_database_url)
     try:
