@@ -132,7 +132,7 @@ class Bench:
     def job(self, number: int, *, comment: bool = True) -> Database:
         """What a job holds: each has an id of its own."""
         tags = {"job": "bench", "job_id": f"job-{number}"} if comment else {}
-        return self.pool.database(owner=f"job-{number}", tags=tags)
+        return Database(self.pool, owner=f"job-{number}", tags=tags)
 
 
 @asynccontextmanager

@@ -188,7 +188,7 @@ class Service:
         pool = self.parts.databases.get(database)
         if pool is None:
             raise SettingsError(f"there is no database named {database!r}; see Service(databases={{…}})")
-        return pool.database(owner=f"{name} {next(self._handles)}", tags={"endpoint": name})
+        return Database(pool, owner=f"{name} {next(self._handles)}", tags={"endpoint": name})
 
     async def close(self) -> None:
         """Close all connections of this process. An app made by `asgi` does so by itself."""

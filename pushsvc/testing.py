@@ -22,7 +22,7 @@ from typing import Any
 from .domain import Progress, new_job_id
 from .errors import JobTimedOut
 from .jobs import JobContext, encode
-from .queries import QueryRecord
+from .queries import Database, QueryRecord
 from .service import Service
 
 
@@ -63,8 +63,8 @@ async def run_job(
         attempt=1,
         tenant=tenant,
         user=user,
-        open_database=lambda name, _observer: databases[name].database(
-            owner=job_id, tags={"job": job, "job_id": job_id}, observer=watch, inline=True
+        open_database=lambda name, _observer: Database(
+            databases[name], owner=job_id, tags={"job": job, "job_id": job_id}, observer=watch, inline=True
         ),
         tell=tell,
     )
@@ -95,7 +95,7 @@ async def rolled_back(service: Service) -> AsyncIterator[None]:
     """
     async with AsyncExitStack() as stack:
         for pool in service.parts.databases.values():
-            database = await stack.enter_async_context(pool.database(owner="rolled back", inline=True))
+            database = await stack.enter_async_context(Database(pool, owner="rolled back", inline=True))
             transaction = await stack.enter_async_context(database.transaction())
             transaction.roll_back()
         yield

@@ -9,12 +9,12 @@ import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from .. import telemetry
 from ..bus import CANCEL_TOPIC, FAULTS, Publisher, Queue, Subscriber, away
 from ..domain import Channel, Claim, JobId, Outcome, Progress, inbox, is_job_id, job_channel, new_job_id
 from ..errors import Unavailable
+from ..queries import Database, DatabasePool
 from ..settings import Settings
 from ..store import JobStore, Requeue
 from ..tasks import stop
@@ -23,9 +23,6 @@ from .attempt import Attempt, Limits, Stop
 from .context import JobContext
 from .registry import Registry
 from .wakeup import Wakeup
-
-if TYPE_CHECKING:
-    from ..queries import DatabasePool
 
 logger = logging.getLogger(__name__)
 
@@ -212,8 +209,8 @@ class Worker:
             attempt=job.attempt,
             tenant=job.tenant,
             user=job.owner,
-            open_database=lambda name, observer: self._databases[name].database(
-                owner=job.id, tags={"job": job.name, "job_id": job.id}, observer=observer
+            open_database=lambda name, observer: Database(
+                self._databases[name], owner=job.id, tags={"job": job.name, "job_id": job.id}, observer=observer
             ),
             tell=tell,
         )

@@ -1,10 +1,10 @@
 """Asynchronous queries, in the manner of Rails 7: schedule now, await later, bounded for the database's sake."""
 
 from .database import Database
-from .log import Mode, Observer, QueryRecord, Reason
-from .pool import DatabasePool
 from .promise import Promise, Status
-from .transaction import Transaction
+from .running.log import Mode, Observer, QueryRecord, Reason
+from .running.pool import DatabasePool
+from .running.transaction import Transaction
 
 __all__ = [
     "Database",

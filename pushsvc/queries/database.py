@@ -5,32 +5,30 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple, overload
+from typing import Any, Self, TypeVar, TypeVarTuple, overload
 
 from sqlalchemy import Row
 from sqlalchemy.orm import InstrumentedAttribute, QueryableAttribute
 from sqlalchemy.sql.selectable import ExecutableReturnsRows, TypedReturnsRows
 
 from ..errors import QueryError, TransactionOpen
-from . import lookups
-from .calculations import Calculations, Column
-from .comment import SqlComment
-from .finders import Finders
-from .interrupt import unhurried
-from .log import Observer, QueryRecord, log_unawaited
-from .naming import caller
-from .preloads import Preloading, check, is_relationship, only_entity_of, taken_over
+from .asking import lookups
+from .asking.calculations import Calculations, Column
+from .asking.finders import Finders
+from .asking.naming import caller
+from .asking.preloads import Preloading, check, is_relationship, only_entity_of, taken_over
+from .asking.question import Question
+from .asking.statements import Where
 from .promise import Promise
-from .query import Query
-from .question import Question
-from .sharing import key_of
-from .statements import Where
-from .transaction import Isolation, OnTransaction, Transaction, current
-
-if TYPE_CHECKING:
-    from .pool import DatabasePool
+from .running.comment import SqlComment
+from .running.interrupt import unhurried
+from .running.log import Observer, QueryRecord, log_unawaited
+from .running.pool import DatabasePool
+from .running.query import Query
+from .running.sharing import key_of
+from .running.transaction import Isolation, OnTransaction, Transaction, current
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -49,9 +47,12 @@ class Database(Finders, Calculations):
     A source is an entity, a column or a `select()`, narrowed by `where` if given. Queries only read: one that
     the server did not answer because it closed the connection may be run again. Equal ones that are on their
     way at the same time run once. Rows come back detached from their connection. All methods raise QueryError
-    for what they can't make a query of, and after `close`.
+    for what they can't make a query of, and after `close`, which ends it.
 
-    Made by `DatabasePool.database`.
+    `owner`, the job's id, has its turns on the executor and its own connection. `tags` become the SQL comment
+    of its queries. `observer` is called with a query's record when it is scheduled and at every change of its
+    status. With `inline` nothing is queued: each query runs when it is awaited. Raises QueryError when the
+    pool is in use in another event loop.
     """
 
     def __init__(
@@ -59,17 +60,16 @@ class Database(Finders, Calculations):
         pool: DatabasePool,
         *,
         owner: str,
-        comment: SqlComment,
-        observer: Observer | None,
-        inline: bool,
-        forget: Callable[[Database], None],
+        tags: Mapping[str, str] | None = None,
+        observer: Observer | None = None,
+        inline: bool = False,
     ) -> None:
+        pool.admit(self)
         self.owner = owner
         self._pool = pool
-        self._comment = comment
+        self._comment = SqlComment(tags or {})
         self._observer = observer
         self._inline = inline
-        self._forget = forget
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._queries: list[Query] = []
@@ -210,7 +210,7 @@ class Database(Finders, Calculations):
             *(query.task for query in self._queries if query.task is not None),
             *(asyncio.create_task(transaction.abort()) for transaction in self._transactions),
         )
-        self._forget(self)
+        self._pool.dismiss(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -228,8 +228,6 @@ class Database(Finders, Calculations):
         if question.never:
             self._pool.counters["empty"] += 1
             return _without_a_query(question)
-        if not question.entities:
-            question.compiled = self._pool.compiler.compile(question.statement)
         if transaction is not None and transaction.snapshot is None:
             query = self._query(question)
             query.observe()

@@ -152,7 +152,7 @@ async def test_the_log_says_of_each_query_how_it_ran(
             promise.cancel()
     async with db.transaction():
         assert await db.async_sum(Flight.dep_delay) == 64
-    async with pool.database(owner="another job", inline=True) as inline:
+    async with Database(pool, owner="another job", inline=True) as inline:
         assert await inline.async_pick(Flight.origin, where=Flight.id == 4) == "EWR"
     forms = [
         r"ASYNC Flight Count \({}\) \(db time {}\) \[queued {}\]",

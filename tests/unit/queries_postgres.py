@@ -40,7 +40,7 @@ async def pool(postgres_url: str, server: Server) -> AsyncIterator[DatabasePool]
 
 @pytest_asyncio.fixture
 async def db(pool: DatabasePool) -> AsyncIterator[Database]:
-    handle = pool.database(owner="job-1", tags={"job": "report", "job_id": "job-1"})
+    handle = Database(pool, owner="job-1", tags={"job": "report", "job_id": "job-1"})
     try:
         yield handle
     finally:

@@ -15,7 +15,7 @@ from pushsvc.demo import app as demo
 from pushsvc.demo.data import load_async
 from pushsvc.domain import Progress
 from pushsvc.errors import InvalidParams
-from pushsvc.queries import DatabasePool
+from pushsvc.queries import Database, DatabasePool
 
 from .test_demo_data import Heard, database
 
@@ -37,7 +37,7 @@ async def ctx(database: str) -> AsyncIterator[JobContext]:
         attempt=1,
         tenant="default",
         user="guest",
-        open_database=lambda _name, observer: pool.database(owner="job", observer=observer),
+        open_database=lambda _name, observer: Database(pool, owner="job", observer=observer),
         tell=tell,
     )
     yield context

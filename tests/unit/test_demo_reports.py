@@ -21,7 +21,7 @@ async def db(database: str) -> AsyncIterator[Database]:
     """A job's database that holds the flights."""
     await load_async(database, Heard().said.append, Heard().bar)
     pool = DatabasePool(database, own_connections=1)
-    handle = pool.database(owner="report")
+    handle = Database(pool, owner="report")
     yield handle
     await handle.close()
     await pool.close()

@@ -124,7 +124,7 @@ WAYS: tuple[Callable[[Database, Select[Any], Chance], Awaitable[None]], ...] = (
 async def victim(number: int, pool: DatabasePool, chance: Chance) -> str:
     """One cancel; says what became of the query."""
     await chance.arrival()
-    db = pool.database(owner=f"victim-{number % 12}")
+    db = Database(pool, owner=f"victim-{number % 12}")
     statement = chance.endless() if chance.random() < 0.4 else chance.statement(number)[0]
     await chance.choice(WAYS)(db, statement, chance)
     await db.close(reason="cancelled")
@@ -136,7 +136,7 @@ async def witness(number: int, pool: DatabasePool, chance: Chance) -> str:
     """A query that nobody cancels is answered, whatever happened on its connection before."""
     await chance.arrival()
     statement, answer = chance.statement(number)
-    async with pool.database(owner=f"witness-{number}") as db:
+    async with Database(pool, owner=f"witness-{number}") as db:
         [row] = await db.load_async(statement)
         assert row[0] == answer
     return "witness"
@@ -150,7 +150,7 @@ async def one_round(pool: DatabasePool, server: Server, chance: Chance) -> Count
     assert (pool.active, pool.waiting, pool.foreground.waiting) == (0, 0, 0)
     states = await server.fetch("SELECT state FROM pg_stat_activity WHERE application_name = $1", f"pushsvc {POOL}")
     assert [row["state"] for row in states] == ["idle"] * pool.connections.idle, "a backend is still busy, or lost"
-    async with pool.database(owner="after") as db:
+    async with Database(pool, owner="after") as db:
         promises = [db.load_async(select(literal(n))) for n in range(2 * pool.size)]
         assert [await promise for promise in promises] == [[n] for n in range(2 * pool.size)]
     return fates

@@ -66,7 +66,7 @@ from sqlalchemy.exc import DBAPIError, InvalidRequestError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import Bundle, aliased, joinedload, with_loader_criteria
 
-from pushsvc.queries.direct import REMEMBERED_TEXTS, Compiled, Compiler, fetch, translate
+from pushsvc.queries.running.direct import REMEMBERED_TEXTS, Compiled, Compiler, fetch, translate
 from pushsvc.store import is_lost
 
 from .queries_support import TABLES, Airport, Flight, Server

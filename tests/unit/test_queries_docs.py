@@ -205,7 +205,7 @@ async def a_job(names: dict[str, Any]) -> None:
 
     context = JobContext(
         id="1", name="airport_report", attempt=1, tenant="default", user=None, tell=tell,
-        open_database=lambda name, observer: pool.database(owner="1", observer=observer),
+        open_database=lambda name, observer: Database(pool, owner="1", observer=observer),
     )  # fmt: skip
     report = await names["airport_report"](context, "JFK")
     await context.close()

@@ -12,8 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from pushsvc.errors import QueryCancelled, QueryError, SettingsError, Unavailable
 from pushsvc.queries import Database, DatabasePool, Promise, QueryRecord
-from pushsvc.queries.comment import SqlComment
-from pushsvc.queries.engine import async_url
+from pushsvc.queries.running.comment import SqlComment
+from pushsvc.queries.running.engine import async_url
 
 from .queries_support import Server, behind, until
 
@@ -31,7 +31,7 @@ async def test_three_queries_of_a_job_run_in_the_server_at_once(db: Database, se
 
 
 async def test_nothing_connects_before_the_first_query(pool: DatabasePool, server: Server) -> None:
-    pool.database(owner="job")
+    Database(pool, owner="job")
     assert await server.connections() == 0
 
 
@@ -39,7 +39,7 @@ async def test_the_server_never_sees_more_queries_or_connections_than_the_bound(
     postgres_url: str, server: Server
 ) -> None:
     pool = DatabasePool(postgres_url, executor_concurrency=3, own_connections=2)
-    handles = [pool.database(owner=f"job-{n}") for n in range(6)]
+    handles = [Database(pool, owner=f"job-{n}") for n in range(6)]
     seen: set[int] = set()
     connected: set[int] = set()
     work = asyncio.gather(*(handle.load_async(behind(gate)) for gate in (1, 2) for handle in handles))
@@ -71,7 +71,7 @@ async def test_jobs_take_turns_on_the_executor(postgres_url: str, server: Server
             if record.status == "running":
                 order.append(owner)
 
-        return pool.database(owner=owner, observer=observe)
+        return Database(pool, owner=owner, observer=observe)
 
     greedy, modest = watch("greedy"), watch("modest")
     async with server.gate(1):
@@ -100,7 +100,7 @@ async def test_when_the_queue_is_full_a_query_runs_in_the_foreground_at_its_awai
 
 
 async def test_a_full_queue_is_shared_out_between_jobs(pool: DatabasePool, server: Server) -> None:
-    greedy, modest = pool.database(owner="greedy"), pool.database(owner="modest")
+    greedy, modest = Database(pool, owner="greedy"), Database(pool, owner="modest")
     async with server.gate(1):
         for _ in range(20):
             greedy.load_async(behind(1))
@@ -115,7 +115,7 @@ async def test_a_full_queue_is_shared_out_between_jobs(pool: DatabasePool, serve
 
 
 async def test_inline_runs_each_query_when_it_is_awaited(pool: DatabasePool) -> None:
-    async with pool.database(owner="job", inline=True) as db:
+    async with Database(pool, owner="job", inline=True) as db:
         first, second = db.load_async(ONE), db.load_async(select(literal(2)))
         assert (first.status, second.status, pool.active) == ("pending", "pending", 0)
         assert (await second, await first) == ([2], [1])
@@ -125,7 +125,7 @@ async def test_inline_runs_each_query_when_it_is_awaited(pool: DatabasePool) -> 
 async def test_close_cancels_what_runs_and_what_waits_and_the_server_shows_nothing(
     pool: DatabasePool, server: Server
 ) -> None:
-    db = pool.database(owner="job")
+    db = Database(pool, owner="job")
     async with server.gate(1):
         promises = [db.load_async(behind(1)) for _ in range(9)]
         waiting = asyncio.ensure_future(promises[8])
@@ -137,13 +137,13 @@ async def test_close_cancels_what_runs_and_what_waits_and_the_server_shows_nothi
             await waiting
     with pytest.raises(QueryError, match="SQL Load was asked for after the end"):
         db.load_async(ONE)
-    assert await pool.database(owner="next").load_async(ONE) == [1]
+    assert await Database(pool, owner="next").load_async(ONE) == [1]
 
 
 async def test_close_finishes_though_its_task_is_cancelled_again_and_again(
     pool: DatabasePool, server: Server
 ) -> None:
-    db = pool.database(owner="job")
+    db = Database(pool, owner="job")
     async with server.gate(1):
         for _ in range(4):
             db.load_async(behind(1))
@@ -160,7 +160,7 @@ async def test_close_finishes_though_its_task_is_cancelled_again_and_again(
 
 async def test_fifty_queries_cancelled_at_any_moment_leave_nothing_behind(pool: DatabasePool, server: Server) -> None:
     async def job(number: int) -> None:
-        db = pool.database(owner=f"job-{number}")
+        db = Database(pool, owner=f"job-{number}")
         try:
             await asyncio.gather(*(db.load_async(behind(1)) for _ in range(3)))
         finally:
@@ -180,7 +180,7 @@ async def test_fifty_queries_cancelled_at_any_moment_leave_nothing_behind(pool: 
             assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
             assert await server.running() == []
             assert pool.active == 0
-        answers = [pool.database(owner=f"after-{n}").load_async(select(literal(n))) for n in range(20)]
+        answers = [Database(pool, owner=f"after-{n}").load_async(select(literal(n))) for n in range(20)]
         assert [await answer for answer in answers] == [[n] for n in range(20)]
         assert await server.connections() <= pool.size
 
@@ -189,13 +189,13 @@ async def test_a_query_cancelled_while_it_connects_gives_its_connection_back(
     postgres_url: str, server: Server
 ) -> None:
     pool = DatabasePool(postgres_url, executor_concurrency=1, own_connections=1)
-    db = pool.database(owner="job")
+    db = Database(pool, owner="job")
     promise = db.load_async(ONE)
     await asyncio.sleep(0)
     promise.cancel()
     await db.close(reason="cancelled")
     assert await server.connections() == 1
-    assert await pool.database(owner="next").load_async(ONE) == [1]
+    assert await Database(pool, owner="next").load_async(ONE) == [1]
     assert await server.connections() == 1
     await pool.close()
 
@@ -251,14 +251,14 @@ async def test_a_statement_that_writes_is_never_run_again(db: Database, server: 
 
 async def test_a_database_that_is_not_there_is_unavailable() -> None:
     pool = DatabasePool("postgresql://postgres@127.0.0.1:1/postgres")
-    promise = pool.database(owner="job").load_async(ONE)
+    promise = Database(pool, owner="job").load_async(ONE)
     with pytest.raises(Unavailable, match="database 'primary' can't be reached"):
         await promise
     await pool.close()
 
 
 async def test_the_server_sees_the_jobs_name_in_front_of_each_query(pool: DatabasePool, server: Server) -> None:
-    db = pool.database(owner="j", tags={"job": "airport_report", "job_id": "x'*/; DROP TABLE t; /*"})
+    db = Database(pool, owner="j", tags={"job": "airport_report", "job_id": "x'*/; DROP TABLE t; /*"})
     async with server.gate(1):
         db.load_async(behind(1))
         [query] = await server.until_running(1)
@@ -281,14 +281,14 @@ async def test_an_observer_that_fails_disturbs_nothing(pool: DatabasePool, caplo
     def broken(record: QueryRecord) -> None:
         raise ValueError("broken")
 
-    async with pool.database(owner="job", observer=broken) as db:
+    async with Database(pool, owner="job", observer=broken) as db:
         assert await db.load_async(ONE) == [1]
     assert "the observer of SQL Load failed" in caplog.text
 
 
 async def test_the_observer_sees_each_status_once(pool: DatabasePool) -> None:
     seen: list[str] = []
-    async with pool.database(owner="job", observer=lambda record: seen.append(record.status)) as db:
+    async with Database(pool, owner="job", observer=lambda record: seen.append(record.status)) as db:
         await db.load_async(ONE)
         promise: Promise[list[int]] = db.load_async(ONE)
         promise.cancel()
@@ -366,7 +366,7 @@ def test_a_comment_stands_in_front_and_after_the_first_word(sql: str, commented:
 async def test_a_query_leads_back_to_its_job_from_the_servers_statistics(pool: DatabasePool, server: Server) -> None:
     await server.fetch("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
     await server.fetch("SELECT pg_stat_statements_reset()")
-    async with pool.database(owner="j", tags={"job": "counted", "job_id": "1"}) as db:
+    async with Database(pool, owner="j", tags={"job": "counted", "job_id": "1"}) as db:
         for number in range(3):
             assert await db.load_async(select(literal(number, type_=Integer), func.lower("X"))) == [(number, "x")]
     rows = await server.fetch("SELECT query, calls FROM pg_stat_statements WHERE query LIKE '%lower(%' AND calls > 1")

@@ -672,7 +672,7 @@ async def test_what_can_not_be_asked_is_refused_at_the_call(db: Database, pool: 
 
 
 async def test_after_the_end_of_the_job_nothing_can_be_asked(pool: DatabasePool) -> None:
-    async with pool.database(owner="job") as db:
+    async with Database(pool, owner="job") as db:
         pass
     never = Flight.id.in_([])
     asked: list[Callable[[], Any]] = [

@@ -12,10 +12,10 @@ pytest_plugins = ["tests.unit.queries_postgres"]
 PROGRAM = """
 import asyncio, sys
 from sqlalchemy import func, select
-from pushsvc.queries import DatabasePool
+from pushsvc.queries import Database, DatabasePool
 
 async def main():
-    async with DatabasePool(sys.argv[1]).database(owner="job", tags={"job": "doomed"}) as db:
+    async with Database(DatabasePool(sys.argv[1]), owner="job", tags={"job": "doomed"}) as db:
         await db.load_async(select(func.pg_sleep(600)))
 
 asyncio.run(main())

@@ -42,7 +42,7 @@ async def test_progress_shows_the_latest_queries_only(pool: DatabasePool) -> Non
 
     context = JobContext(
         id="job", name="all_day", attempt=1, tenant="default", user=None, tell=tell,
-        open_database=lambda name, observer: pool.database(owner="job", observer=observer),
+        open_database=lambda name, observer: Database(pool, owner="job", observer=observer),
     )  # fmt: skip
     for number in range(KEPT_RECORDS + 1):
         context.db.async_count(Flight, where=Flight.id.in_([]) if number else Flight.id > 0)

@@ -389,7 +389,7 @@ async def test_when_the_executor_is_busy_what_is_awaited_runs_in_the_foreground(
 
 
 async def test_inline_each_part_runs_when_the_whole_is_awaited(pool: DatabasePool) -> None:
-    async with pool.database(owner="job", inline=True) as db:
+    async with Database(pool, owner="job", inline=True) as db:
         promise = db.load_async(Airport, preload=[Airport.flights])
         assert (promise.status, pool.active) == ("pending", 0)
         assert sum(len(airport.flights) for airport in await promise) == 5
@@ -505,7 +505,7 @@ async def test_a_time_out_stops_all_parts(db: Database, server: Server) -> None:
 
 async def test_the_end_of_the_job_stops_all_parts(pool: DatabasePool, server: Server) -> None:
     async with server.gate(1), server.gate(2):
-        db = pool.database(owner="job")
+        db = Database(pool, owner="job")
         promise = db.load_async(Terminal, preload=[Terminal.first, Terminal.second])
         waiting = asyncio.ensure_future(promise)
         await server.until_running(2)
@@ -518,7 +518,7 @@ async def test_the_end_of_the_job_stops_all_parts(pool: DatabasePool, server: Se
 async def test_a_preload_that_nobody_awaits_is_told_once(
     pool: DatabasePool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with pool.database(owner="job") as db:
+    async with Database(pool, owner="job") as db:
         promise = db.load_async(Airport, preload=[Airport.flights])
         await until(lambda: promise.status == "complete")
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]

@@ -85,7 +85,7 @@ async def test_however_many_tasks_await_in_whatever_order_each_query_runs_exactl
 ) -> None:
     await server.fetch("DROP SEQUENCE IF EXISTS queries_runs")
     await server.fetch("CREATE SEQUENCE queries_runs")
-    handles = [pool.database(owner=f"job-{n}", inline=inline) for n in range(6)]
+    handles = [Database(pool, owner=f"job-{n}", inline=inline) for n in range(6)]
     promises = [handle.load_async(select(func.nextval("queries_runs"))) for handle in handles for _ in range(20)]
 
     async def ask(shift: int) -> list[Any]:
@@ -199,7 +199,7 @@ async def test_promises_and_errors_nobody_awaits_make_no_noise(
         await until(lambda: failed.status == "failed")
         db.load_async(ONE)
 
-    async with pool.database(owner="job") as db:
+    async with Database(pool, owner="job") as db:
         await job(db)
     del db
     gc.collect()
@@ -292,7 +292,7 @@ async def test_a_job_that_ends_is_told_which_queries_it_never_awaited(
 ) -> None:
     caplog.set_level(logging.INFO, "pushsvc.queries")
     async with server.gate(1):
-        async with pool.database(owner="job") as db:
+        async with Database(pool, owner="job") as db:
             await db.load_async(ONE)
             db.load_async(behind(1))
             await server.until_running(1)
@@ -401,7 +401,7 @@ async def test_values_are_those_of_the_context_in_which_it_was_asked(
         return [[getattr(row, "id", row) for row in await promise] for promise in asked]
 
     expected = [[1, 2, 3], [4, 5], [1, 2, 3]]
-    async with pool.database(owner="job", inline=form == "inline") as db:
+    async with Database(pool, owner="job", inline=form == "inline") as db:
         if form == "foreground":
             async with server.gate(1):
                 blocked = [db.load_async(behind(1)) for _ in range(4)]

@@ -230,7 +230,8 @@ class Job:
         self.seen: defaultdict[QueryRecord, list[str]] = defaultdict(list)
         self._jobs = jobs
         self._equal: dict[int | str, Expected] = {}
-        self.db: Database = pool.database(
+        self.db: Database = Database(
+            pool,
             owner=f"job-{number}",
             tags={"job": "property", "job_id": str(number)},
             inline=plan.inline,
@@ -585,7 +586,7 @@ async def check_server(program: Program, pool: DatabasePool, jobs: list[Job], se
 async def check_pool(pool: DatabasePool, jobs: list[Job], server: Server) -> None:
     """Nothing is held any more, every connection rests, and the next queries are answered as ever."""
     assert (pool.active, pool.waiting, pool.foreground.waiting) == (0, 0, 0)
-    async with pool.database(owner="after") as db:
+    async with Database(pool, owner="after") as db:
         promises = [db.load_async(select(literal(n))) for n in range(pool.size + 2)]
         assert [await promise for promise in promises] == [[n] for n in range(pool.size + 2)]
     states = [

@@ -144,7 +144,7 @@ def everything(db: Database, where: Any = None) -> dict[str, Promise[Any]]:
 async def test_every_method_gives_a_promise_wherever_and_whatever_it_asks(
     pool: DatabasePool, inline: bool, where: Any, transaction: bool
 ) -> None:
-    async with pool.database(owner="job", inline=inline) as db, AsyncExitStack() as stack:
+    async with Database(pool, owner="job", inline=inline) as db, AsyncExitStack() as stack:
         if transaction:
             await stack.enter_async_context(db.transaction())
         promises = everything(db, where)
@@ -281,7 +281,7 @@ async def test_a_query_runs_in_the_context_of_the_job_that_asked_for_it(postgres
 
     async def job(name: str) -> list[list[Post]]:
         _request.set(name)
-        async with pool.database(owner=name, tags={"job": name}) as db:
+        async with Database(pool, owner=name, tags={"job": name}) as db:
             # With one place, each is started by the end of another job's, whose context is another.
             promises = [db.load_async(select(Post).where(Post.id > number)) for number in range(2)]
             await until(lambda: all(promise.settled for promise in promises))
@@ -377,7 +377,7 @@ async def test_what_is_related_to_one_that_is_there_is_loaded_and_kept(db: Datab
 async def test_in_a_transaction_everything_asked_runs_in_it_and_sees_its_writes(
     pool: DatabasePool, server: Server
 ) -> None:
-    async with pool.database(owner="job") as db:
+    async with Database(pool, owner="job") as db:
         async with db.transaction() as transaction:
             before = db.async_count(Post)
             await transaction.execute(NEW)

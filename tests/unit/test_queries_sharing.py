@@ -304,7 +304,7 @@ async def test_what_has_been_answered_is_asked_anew(db: Database, pool: Database
 
 
 async def test_two_jobs_share_nothing(pool: DatabasePool, server: Server) -> None:
-    async with pool.database(owner="one") as one, pool.database(owner="two") as two, server.gate(1) as open_gate:
+    async with Database(pool, owner="one") as one, Database(pool, owner="two") as two, server.gate(1) as open_gate:
         promises = [handle.load_async(NUMBERS) for handle in (one, two)]
         await server.until_running(2)
         await open_gate()
@@ -400,7 +400,7 @@ async def test_when_all_give_up_the_query_is_stopped_in_the_server(db: Database,
 
 async def test_closing_gives_up_all_that_share(pool: DatabasePool, server: Server) -> None:
     async with server.gate(1):
-        db = pool.database(owner="job")
+        db = Database(pool, owner="job")
         promises = [db.load_async(NUMBERS) for _ in range(2)]
         await server.until_running(1)
         await db.close(reason="over")
@@ -468,11 +468,11 @@ async def test_the_log_has_a_line_for_each_that_shared(
 async def test_a_query_is_awaited_when_any_that_shares_it_is(
     pool: DatabasePool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with pool.database(owner="job") as db:
+    async with Database(pool, owner="job") as db:
         db.load_async(NUMBERS)
         await db.load_async(NUMBERS)
     assert "never awaited" not in caplog.text
-    async with pool.database(owner="job") as db:
+    async with Database(pool, owner="job") as db:
         unawaited = [db.load_async(NUMBERS) for _ in range(2)]
         await until(lambda: all(promise.status == "complete" for promise in unawaited))
     assert caplog.text.count("never awaited") == 1

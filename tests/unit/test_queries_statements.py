@@ -38,7 +38,8 @@ from sqlalchemy.orm import aliased, joinedload, selectinload
 
 from pushsvc.domain import Json
 from pushsvc.errors import QueryError, RecordNotFound
-from pushsvc.queries import Database, DatabasePool, Promise, Transaction, calculations, lookups
+from pushsvc.queries import Database, DatabasePool, Promise, Transaction
+from pushsvc.queries.asking import calculations, lookups
 
 from .queries_support import Airport, Flight, Server
 

@@ -149,7 +149,7 @@ async def test_each_command_of_a_transaction_carries_the_jobs_name(db: Database,
 
 
 async def test_inline_a_transaction_is_the_same(pool: DatabasePool, server: Server) -> None:
-    async with pool.database(owner="job", inline=True) as db:
+    async with Database(pool, owner="job", inline=True) as db:
         earlier = db.async_count(Airport)
         async with db.transaction() as transaction:
             await transaction.execute(new("AAA"))
@@ -573,10 +573,10 @@ async def test_queries_that_still_wait_at_the_end_of_a_snapshot_are_answered_fro
     postgres_url: str, server: Server
 ) -> None:
     pool = DatabasePool(postgres_url, executor_concurrency=1, own_connections=2)
-    other = pool.database(owner="other")
+    other = Database(pool, owner="other")
     async with server.gate(1) as open_gate:
         blocked = other.load_async(behind(1))
-        async with pool.database(owner="job") as db:
+        async with Database(pool, owner="job") as db:
             async with db.transaction("snapshot"):
                 unawaited = [db.async_count(select(Airport).where(Airport.code != code)) for code in BEFORE]
                 overflowing = [db.load_async(select(literal(number))) for number in range(6)]
@@ -705,7 +705,7 @@ async def test_another_handle_of_the_pool_joins_the_transaction_and_another_pool
     db: Database, pool: DatabasePool, postgres_url: str
 ) -> None:
     elsewhere = DatabasePool(postgres_url, name="elsewhere")
-    async with pool.database(owner="second") as second, elsewhere.database(owner="job-1") as stranger:
+    async with Database(pool, owner="second") as second, Database(elsewhere, owner="job-1") as stranger:
         async with db.transaction() as transaction:
             await transaction.execute(new("AAA"))
             assert await second.async_count(Airport) == 4
@@ -752,7 +752,7 @@ async def test_two_transactions_of_a_job_in_two_tasks_come_one_after_another(db:
 
 async def test_transactions_of_two_jobs_run_side_by_side(pool: DatabasePool, server: Server) -> None:
     async def use(owner: str) -> None:
-        async with pool.database(owner=owner) as db, db.transaction():
+        async with Database(pool, owner=owner) as db, db.transaction():
             await db.load_async(behind(1))
 
     async with server.gate(1) as open_gate:
@@ -912,9 +912,9 @@ async def test_a_task_cancelled_at_any_moment_leaves_no_transaction_behind(
     pool: DatabasePool, server: Server
 ) -> None:
     async def job(number: int) -> None:
-        async with pool.database(owner=f"job-{number}") as db, db.transaction() as transaction:
+        async with Database(pool, owner=f"job-{number}") as db, db.transaction() as transaction:
             async with db.transaction():
-                await transaction.pool.database(owner="x").load_async(ONE)
+                await Database(transaction.pool, owner="x").load_async(ONE)
             await asyncio.gather(transaction.execute(ONE), db.load_async(ONE))
             await transaction.run_sync(lambda session: session.execute(ONE))
 
@@ -927,7 +927,7 @@ async def test_a_task_cancelled_at_any_moment_leaves_no_transaction_behind(
     assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError}
     assert pool.active == 0
     assert await left_open(server) == []
-    async with pool.database(owner="next") as db, db.transaction():
+    async with Database(pool, owner="next") as db, db.transaction():
         assert await db.load_async(ONE) == [1]
 
 
@@ -949,8 +949,8 @@ async def test_a_task_cancelled_while_it_waits_for_its_turn_leaves_the_line(db: 
 async def test_a_query_that_the_server_does_not_stop_is_left_with_its_connection(
     postgres_url: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pushsvc.queries.link.RECOVERY_TIMEOUT", 0.05)
-    monkeypatch.setattr("pushsvc.queries.engine.CLIENT_CHECK_MS", 20)
+    monkeypatch.setattr("pushsvc.queries.running.link.RECOVERY_TIMEOUT", 0.05)
+    monkeypatch.setattr("pushsvc.queries.running.engine.CLIENT_CHECK_MS", 20)
     await server.fetch(
         """
         CREATE OR REPLACE FUNCTION queries_stubborn() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
@@ -965,7 +965,7 @@ async def test_a_query_that_the_server_does_not_stop_is_left_with_its_connection
         """
     )
     pool = DatabasePool(postgres_url)
-    async with server.gate(1), pool.database(owner="job") as db:
+    async with server.gate(1), Database(pool, owner="job") as db:
         with pytest.raises(QueryCancelled):
             async with db.transaction(), db.transaction():
                 promise = db.load_async(select(func.queries_stubborn()))
@@ -986,7 +986,7 @@ async def test_a_query_that_the_server_does_not_stop_is_left_with_its_connection
 async def test_closing_rolls_back_a_transaction_that_a_forgotten_task_has_open(
     pool: DatabasePool, server: Server, where: str
 ) -> None:
-    db, inside, forever = pool.database(owner="job"), asyncio.Event(), asyncio.Event()
+    db, inside, forever = Database(pool, owner="job"), asyncio.Event(), asyncio.Event()
 
     async def forgotten() -> None:
         async with db.transaction() as transaction:
@@ -1013,12 +1013,12 @@ async def test_closing_rolls_back_a_transaction_that_a_forgotten_task_has_open(
         with pytest.raises(QueryError, match=r"ended|rolled back"):
             await task
     assert await committed(server) == BEFORE
-    async with pool.database(owner="job") as next_, next_.transaction():
+    async with Database(pool, owner="job") as next_, next_.transaction():
         assert await next_.load_async(ONE) == [1]
 
 
 async def test_a_forgotten_task_that_is_cancelled_after_the_end_of_the_job_is_cancelled(pool: DatabasePool) -> None:
-    db, inside = pool.database(owner="job"), asyncio.Event()
+    db, inside = Database(pool, owner="job"), asyncio.Event()
 
     async def forgotten() -> None:
         async with db.transaction():
@@ -1036,7 +1036,7 @@ async def test_a_forgotten_task_that_is_cancelled_after_the_end_of_the_job_is_ca
 async def test_after_the_end_of_the_job_no_transaction_begins_that_was_waiting(
     pool: DatabasePool, server: Server, outside: Any
 ) -> None:
-    db, second = pool.database(owner="job"), pool.database(owner="job")
+    db, second = Database(pool, owner="job"), Database(pool, owner="job")
 
     async def late() -> None:
         async with db.transaction():
@@ -1117,7 +1117,7 @@ async def test_a_transaction_begins_on_a_new_connection_when_the_server_has_clos
 
 async def test_where_there_is_no_server_no_transaction_begins() -> None:
     pool = DatabasePool("postgresql://postgres@127.0.0.1:1/postgres")
-    async with pool.database(owner="job") as db:
+    async with Database(pool, owner="job") as db:
         with pytest.raises(Unavailable, match="can't be reached"):
             async with db.transaction():
                 raise AssertionError("begun")

@@ -13,12 +13,12 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ..errors import Unavailable
-from ..store import is_lost
+from ...errors import Unavailable
+from ...store import is_lost
 from .comment import SqlComment
 from .direct import fetch, translate
 from .engine import COMMENT
-from .question import Question
+from .reading import Reading
 
 T = TypeVar("T")
 
@@ -61,11 +61,11 @@ class Link:
         """Whether it may serve another query."""
         return not (self._spoiled or self._driver.is_closed())
 
-    async def ask(self, question: Question[Any], comment: SqlComment) -> list[Any]:
+    async def ask(self, reading: Reading, comment: SqlComment) -> list[Any]:
         """The rows, which need the connection no longer. Raises what SQLAlchemy would."""
-        compiled = question.compiled
+        compiled = reading.compiled
         if compiled is None:
-            return await self.run(question.read, comment)
+            return await self.run(reading.rows, comment)
         sql = comment.on(compiled.sql)
         try:
             records = await fetch(self._driver, sql, compiled.arguments)

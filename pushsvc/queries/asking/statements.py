@@ -16,7 +16,7 @@ from sqlalchemy.sql.functions import FunctionElement, cube, grouping_sets, rollu
 from sqlalchemy.sql.selectable import GenerativeSelect, SelectBase
 from sqlalchemy.sql.visitors import iterate
 
-from ..errors import QueryError
+from ...errors import QueryError
 
 Where = ColumnExpressionArgument[bool]
 

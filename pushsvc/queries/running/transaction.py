@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 from sqlalchemy import Connection, CursorResult, Executable
 from sqlalchemy.orm import Session
 
-from ..errors import QueryCancelled, QueryError, Unavailable
+from ...errors import QueryCancelled, QueryError, Unavailable
+from ..promise import Promise
 from .comment import SqlComment
 from .executor import Place
 from .interrupt import Interrupt, interruptible, unhurried
 from .link import Link, lost
+from .pool import DatabasePool
+from .reading import Reading
 from .turns import Turn, Turns
-
-if TYPE_CHECKING:
-    from .pool import DatabasePool
-    from .query import Query
 
 T = TypeVar("T")
 
@@ -31,6 +30,27 @@ OnTransaction = Literal["foreground", "raise", "snapshot"]
 """What becomes of queries that are asked for within a transaction."""
 
 Isolation = Literal["read committed", "repeatable read", "serializable"]
+
+
+class Member(Protocol):
+    """A query, as its transaction knows it."""
+
+    comment: SqlComment
+    interrupt: Interrupt
+    task: asyncio.Task[None] | None
+    transaction: Transaction | None
+
+    @property
+    def reading(self) -> Reading:
+        """What it reads."""
+
+    @property
+    def asked(self) -> Collection[Promise[Any]]:
+        """Its promises."""
+
+    def begin(self) -> None:
+        """It has the connection now."""
+
 
 _innermost: ContextVar[Transaction | None] = ContextVar("pushsvc_transaction", default=None)
 
@@ -78,7 +98,7 @@ class Transaction:
         self._place: Place | None = None
         self._link: Link | None = None
         self._turns = Turns()
-        self._queries: list[Query] = []
+        self._queries: list[Member] = []
         self._nested: set[Transaction] = set()
         self._interrupts: set[Interrupt] = set()
         self._failure: Exception | None = None
@@ -180,7 +200,7 @@ class Transaction:
         """Whether it is a savepoint in that one, at whatever depth."""
         return self._outer is not None and (self._outer is other or self._outer.inside(other))
 
-    def join(self, query: Query) -> Callable[[], Awaitable[list[Any] | None]]:
+    def join(self, query: Member) -> Callable[[], Awaitable[list[Any] | None]]:
         """A place for the query after what came before; what this gives asks its question when it is its turn.
 
         It gives None if by then the query is another transaction's.
@@ -195,13 +215,13 @@ class Transaction:
                 if query.transaction is not self:
                     return None
                 query.begin()
-                return await self._on_link(lambda link: link.ask(query.question, query.comment), query.interrupt)
+                return await self._on_link(lambda link: link.ask(query.reading, query.comment), query.interrupt)
             finally:
                 turn.end()
 
         return ask
 
-    def include(self, query: Query) -> None:
+    def include(self, query: Member) -> None:
         """The query runs elsewhere with this transaction's snapshot, which lasts as long as the transaction."""
         self._queries.append(query)
 

@@ -8,11 +8,11 @@ from typing import Any, TypeVar, TypeVarTuple, overload
 from sqlalchemy import Row, TextClause
 from sqlalchemy.sql.selectable import ExecutableReturnsRows, SelectBase, TypedReturnsRows
 
-from ..domain import Json
+from ...domain import Json
+from ..promise import Promise
 from . import lookups
 from .asking import Asking
 from .calculations import Column
-from .promise import Promise
 from .statements import Where
 
 T = TypeVar("T")

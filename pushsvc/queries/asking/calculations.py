@@ -11,11 +11,11 @@ from sqlalchemy.sql import roles
 from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlalchemy.sql.selectable import SelectBase, TypedReturnsRows
 
-from ..errors import QueryError
+from ...errors import QueryError
+from ..promise import Promise
 from .answers import as_average, as_count, as_is, as_sum, grouped, only_value
 from .asking import Asking
 from .naming import subject
-from .promise import Promise
 from .question import Question
 from .statements import Where, as_table, contradictory, is_column, is_entity, is_grouped, narrowed, never_matches
 

@@ -12,8 +12,8 @@ from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import InstanceState, Load, QueryableAttribute, RelationshipProperty, aliased
 from sqlalchemy.orm.attributes import set_committed_value
 
-from ..errors import QueryError
-from .promise import Promise
+from ...errors import QueryError
+from ..promise import Promise
 from .question import Question
 from .statements import entity_of
 

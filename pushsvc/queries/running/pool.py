@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from typing import Protocol
 
-from ..errors import QueryError
-from .comment import SqlComment
+from ...errors import QueryError
 from .connections import Connections
-from .database import Database
 from .direct import Compiler
 from .executor import Lane
-from .log import Observer
 
 BACKLOG_PER_PLACE = 4
 """How many queries may wait for each that may run."""
+
+
+class Handle(Protocol):
+    """What asks of a pool: closed by its owner, or else with the pool."""
+
+    async def close(self, *, reason: str | None = None) -> None:
+        """End it."""
 
 
 class DatabasePool:
@@ -56,39 +60,22 @@ class DatabasePool:
         """How many queries wait for the executor now."""
         return self.executor.waiting
 
-    def database(
-        self,
-        *,
-        owner: str,
-        tags: Mapping[str, str] | None = None,
-        observer: Observer | None = None,
-        inline: bool = False,
-    ) -> Database:
-        """The handle of one job; close it at the job's end.
-
-        `owner`, the job's id, has its turns on the executor and its own connection. `tags` become the SQL
-        comment of its queries. `observer` is called with a query's record when it is scheduled and at every
-        change of its status. With `inline` nothing is queued: each query runs when it is awaited.
-        """
+    def admit(self, handle: Handle) -> None:
+        """Let it ask, until `dismiss`. Raises QueryError when the pool is in use in another event loop."""
         self._belong_here()
-        database = Database(
-            self,
-            owner=owner,
-            comment=SqlComment(tags or {}),
-            observer=observer,
-            inline=inline,
-            forget=self._open.discard,
-        )
-        self._open.add(database)
-        return database
+        self._handles.add(handle)
+
+    def dismiss(self, handle: Handle) -> None:
+        """It is closed, and asks no more."""
+        self._handles.discard(handle)
 
     async def close(self) -> None:
         """Cancel what still runs, wait until it is gone from the server, and close all connections."""
         if self._loop is not None and self._loop.is_closed():
             self.connections.forget()
             self._start_anew()
-        for database in list(self._open):
-            await database.close(reason="the service is shutting down")
+        for handle in list(self._handles):
+            await handle.close(reason="the service is shutting down")
         await self.connections.close()
 
     def _start_anew(self) -> None:
@@ -97,7 +84,7 @@ class DatabasePool:
         self.compiler = Compiler(self.connections.engine)
         self.executor = Lane("async", executor, backlog=BACKLOG_PER_PLACE * executor)
         self.foreground = Lane("foreground", own, each=1)
-        self._open: set[Database] = set()
+        self._handles: set[Handle] = set()
 
     def _belong_here(self) -> None:
         """Tests, and scripts with several `asyncio.run`, use one pool in one event loop after another."""

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, NullPool, event, make_url
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from ..errors import SettingsError
-from ..store import is_lost
+from ...errors import SettingsError
+from ...store import is_lost
 from .comment import SqlComment
 
 logger = logging.getLogger("pushsvc.queries")

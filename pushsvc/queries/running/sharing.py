@@ -13,8 +13,8 @@ from sqlalchemy.sql.selectable import GenerativeSelect
 from sqlalchemy.sql.visitors import iterate
 from sqlalchemy.util import LRUCache
 
-from .question import Question
-from .statements import only_reads
+from ..asking.question import Question
+from ..asking.statements import only_reads
 
 STABLE = frozenset(
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TypeVar
 
-from .promise import Promise
+from ..promise import Promise
 from .question import Question
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .promise import Status
+from ..promise import Status
 
 logger = logging.getLogger("pushsvc.queries")
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import Unavailable
-from ..store import is_lost
+from ...errors import Unavailable
+from ...store import is_lost
 from .comment import SqlComment
 from .engine import async_url, make_engine
 from .interrupt import Interrupt
 from .link import Link, lost
-from .question import Question
+from .reading import Reading
 
 logger = logging.getLogger("pushsvc.queries")
 
@@ -36,7 +36,7 @@ class Connections:
         return len(self._idle)
 
     async def read(
-        self, question: Question[Any], *, comment: SqlComment, interrupt: Interrupt, snapshot: str | None = None
+        self, reading: Reading, *, comment: SqlComment, interrupt: Interrupt, snapshot: str | None = None
     ) -> list[Any]:
         """The rows; they need the connection no longer.
 
@@ -47,15 +47,15 @@ class Connections:
         when interrupted, with the server's side already wound up; else the query's own error.
         """
         try:
-            return await self._read(question, comment, interrupt, snapshot)
+            return await self._read(reading, comment, interrupt, snapshot)
         except Exception as error:
             if not lost(error):
                 raise
-            if snapshot is not None or not question.reads_only():
+            if snapshot is not None or not reading.question.reads_only():
                 raise Unavailable(f"database {self._name!r} closed the connection during a query") from error
         logger.info("database %r closed the connection; reading once more on a new one", self._name)
         try:
-            return await self._read(question, comment, interrupt, None)
+            return await self._read(reading, comment, interrupt, None)
         except Exception as error:
             if not lost(error):
                 raise
@@ -100,15 +100,15 @@ class Connections:
         await self.engine.dispose()
 
     async def _read(
-        self, question: Question[Any], comment: SqlComment, interrupt: Interrupt, snapshot: str | None
+        self, reading: Reading, comment: SqlComment, interrupt: Interrupt, snapshot: str | None
     ) -> list[Any]:
         link = await self.take()
         try:
             with interrupt.window():
                 if snapshot is None:
-                    rows = await link.ask(question, comment)
+                    rows = await link.ask(reading, comment)
                 else:
-                    rows = await _ask_within(link, question, comment, snapshot)
+                    rows = await _ask_within(link, reading, comment, snapshot)
         except BaseException as error:
             await self.give_back(link, rollback=snapshot is not None)
             if lost(error):
@@ -118,8 +118,8 @@ class Connections:
         return rows
 
 
-async def _ask_within(link: Link, question: Question[Any], comment: SqlComment, snapshot: str) -> list[Any]:
+async def _ask_within(link: Link, reading: Reading, comment: SqlComment, snapshot: str) -> list[Any]:
     await link.command(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'")
-    rows = await link.ask(question, comment)
+    rows = await link.ask(reading, comment)
     await link.command("COMMIT")
     return rows

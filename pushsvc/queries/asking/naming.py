@@ -13,6 +13,8 @@ from sqlalchemy.util import LRUCache
 
 from .statements import is_column
 
+_PACKAGE = __name__.rsplit(".", 2)[0]
+
 _subjects: LRUCache[Any, str] = LRUCache(1000)
 
 
@@ -73,7 +75,6 @@ class Caller:
 def caller() -> Caller:
     """The line that has called this package."""
     frame = sys._getframe(1)
-    package = __name__.rpartition(".")[0]
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
         frame = frame.f_back
     return Caller(frame.f_code, frame.f_lineno)

@@ -7,21 +7,20 @@ import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import telemetry
-from ..errors import QueryCancelled
+from ... import telemetry
+from ...errors import QueryCancelled
+from ..asking.naming import caller
+from ..asking.question import Question
+from ..promise import Promise, Status
 from .comment import SqlComment
 from .executor import Lane
 from .interrupt import Interrupt
 from .log import Observer, QueryRecord, Reason, log_answer, log_shared
-from .naming import caller
-from .promise import Promise, Status
-from .question import Question
+from .pool import DatabasePool
+from .reading import Reading
 from .transaction import Transaction, current
-
-if TYPE_CHECKING:
-    from .pool import DatabasePool
 
 logger = logging.getLogger("pushsvc.queries")
 
@@ -47,6 +46,7 @@ class Query:
         self.owner = owner
         self.comment = comment
         self.question = question
+        self.reading = Reading(question, pool.compiler)
         self.record = QueryRecord(question.name, scheduled=time.monotonic())
         self.promise: Promise[Any] = Promise(self)
         self.asked: dict[Promise[Any], Question[Any]] = {self.promise: question}
@@ -182,7 +182,7 @@ class Query:
         async def ask() -> list[Any]:
             try:
                 return await self._pool.connections.read(
-                    self.question, comment=self.comment, interrupt=self.interrupt, snapshot=self.snapshot
+                    self.reading, comment=self.comment, interrupt=self.interrupt, snapshot=self.snapshot
                 )
             finally:
                 # Before the answer is given out: whoever asks again on getting it finds the place free.

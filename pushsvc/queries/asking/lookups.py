@@ -10,8 +10,8 @@ from sqlalchemy.orm import FromStatement, QueryableAttribute
 from sqlalchemy.sql.selectable import SelectBase
 from sqlalchemy.types import NullType
 
-from ..domain import Json
-from ..errors import QueryError, RecordNotFound
+from ...domain import Json
+from ...errors import QueryError, RecordNotFound
 from .answers import as_count, as_list, first, only_value
 from .naming import subject
 from .question import Question

@@ -34,8 +34,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import immutabledict
 
-from ..store import is_lost
-from .statements import has_entities, only_reads
+from ...store import is_lost
+from ..asking.statements import has_entities, only_reads
 
 REMEMBERED_TEXTS = 16
 """How many texts that ran on a connection are recognised when they come again."""
