@@ -15,6 +15,8 @@ from .api import Api
 from .asyncapi import asyncapi_route
 from .events import Events
 from .jobs import Jobs
+from .me import Me
+from .openapi import openapi_route
 from .problems import on_error
 from .tickets import Tickets
 from .webhooks import Webhooks
@@ -29,7 +31,7 @@ ACCEPTED = [
     "Last-Event-ID",
     "Prefer",
 ]
-EXPOSED = ["ETag", "Location", "Preference-Applied", "Retry-After", "WWW-Authenticate"]
+EXPOSED = ["Date", "ETag", "Location", "Preference-Applied", "Retry-After", "WWW-Authenticate"]
 
 
 def routes(api: Api) -> list[BaseRoute]:
@@ -41,7 +43,9 @@ def routes(api: Api) -> list[BaseRoute]:
         *tickets.routes(),
         *Acks(api, api.desk.positions).routes(),
         *Webhooks(api).routes(),
+        *Me(api).routes(),
         asyncapi_route(api.prefix),
+        openapi_route(api.registry, api.prefix),
     ]
 
 
