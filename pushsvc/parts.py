@@ -17,6 +17,7 @@ from .ops import ProbedRegistry, check_budget
 from .queries import DatabasePool
 from .settings import Settings
 from .store import (
+    UNHURRIED,
     EventStore,
     JobStore,
     PositionStore,
@@ -35,8 +36,15 @@ class Parts:
     """Each part once, made when first asked for, so that a process has what it needs."""
 
     def __init__(
-        self, settings: Settings, jobs: Registry, databases: Mapping[str, SecretStr], own_connections: int
+        self,
+        settings: Settings,
+        jobs: Registry,
+        databases: Mapping[str, SecretStr],
+        own_connections: int,
+        *,
+        hurried: bool = True,
     ) -> None:
+        """`hurried` says that somebody waits for what is asked of the store, as over HTTP."""
         self.settings = settings
         self.jobs = jobs
         self.url = settings.need("database_url")
@@ -50,7 +58,7 @@ class Parts:
             )
             for name, url in self._urls.items()
         }
-        self.postgres = Postgres(self.url, settings.store_connections)
+        self.postgres = Postgres(self.url, settings.store_connections, within=None if hurried else UNHURRIED)
         self._clients: list[BusClient] = []
         self._publisher: Publisher | None = None
         self._hub: Hub | None = None

@@ -210,8 +210,8 @@ class Service:
             self._parts = self._assembled(self.settings.endpoint_connections)
         return self._parts
 
-    def _assembled(self, own_connections: int) -> Parts:
-        return Parts(self.settings, self.jobs, self._databases, own_connections)
+    def _assembled(self, own_connections: int, *, hurried: bool = True) -> Parts:
+        return Parts(self.settings, self.jobs, self._databases, own_connections, hurried=hurried)
 
     async def check(self, *, web: bool = True) -> None:
         """Raises SettingsError if the service can't start as it is set, BudgetError if the database could not bear
@@ -230,7 +230,7 @@ class Service:
 
     async def work(self, until: asyncio.Event) -> None:
         """Be a worker until the event is set, then finish or hand back what runs."""
-        self._parts = parts = self._assembled(self.settings.max_jobs)
+        self._parts = parts = self._assembled(self.settings.max_jobs, hurried=False)
         worker, courier = parts.worker(), parts.courier
         await parts.check()
         sweeping = asyncio.create_task(parts.sweeper.run(), name="sweeper")

@@ -13,20 +13,20 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
-import asyncpg
-
 from .. import telemetry, wire
 from ..bus import FAULTS, Queue, Queued, away
 from ..domain import JobId, JobStatus, Outcome
 from ..errors import JobExpired, PushsvcError, Unavailable, WorkerLost
 from ..settings import Settings
-from ..store import MAX_LOSSES, JobStore, Postgres, Retention
+from ..store import MAX_LOSSES, Connection, JobStore, Postgres, Retention
 from ..store.statements import SWEEP_LOCK
 from .announce import Announcer
 
 logger = logging.getLogger(__name__)
 
 PAGE = 500
+SWEEP_WITHIN = 60.0
+"""Seconds that one look may take."""
 PURGE_EVERY = 15.0
 """Seconds between two looks for what is past its retention."""
 
@@ -58,15 +58,15 @@ class Sweeper:
         """Sweep for ever; whatever goes wrong is tried again at the next look."""
         while True:
             try:
-                await self._postgres.run(self._alone)
+                await self._postgres.run(self._alone, within=SWEEP_WITHIN)
             except Unavailable:
                 logger.debug("no sweep, PostgreSQL is away")
             except Exception:
                 logger.exception("a sweep failed; the next one tries again")
             await asyncio.sleep(self._settings.sweep * random.uniform(0.75, 1.25))
 
-    async def _alone(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
-        async with pool.acquire() as connection, connection.transaction():
+    async def _alone(self, connection: Connection) -> None:
+        async with connection.transaction():
             if await connection.fetchval(SWEEP_LOCK):
                 await self.sweep()
 

@@ -188,7 +188,7 @@ class Doctor:
         redis, bus = connect(self._settings.need("redis_url")), connect_bus(self._settings.bus)
         queue, publisher = Queue(redis, redis, self._settings.queue), Publisher(bus)
         try:
-            await postgres.pool()  # connecting is no part of what is measured
+            await postgres.fetch("SELECT 1")  # connecting is no part of what is measured
             probe = Probe(JobStore(postgres), Retention(postgres), queue, publisher, self._settings.bus)
             return await probe.run(list(self._urls))
         except Exception as error:

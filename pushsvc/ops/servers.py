@@ -163,13 +163,9 @@ def refusal(allotment: Allotment) -> str:
 
 
 async def _read(postgres: Postgres | None, url: str) -> ServerLimits | Exception:
-    async def once(pool: asyncpg.Pool[asyncpg.Record]) -> ServerLimits:
-        async with pool.acquire() as connection:
-            return await read_limits(connection)
-
     try:
         if postgres is not None:
-            return await postgres.run(once)
+            return await postgres.run(read_limits)
         async with connected(url) as connection:
             return await read_limits(connection)
     except Exception as error:

@@ -1,9 +1,10 @@
 """PostgreSQL remembers: jobs, channels and events, and every change of them."""
 
 from .events import ChannelState, EventStore, Page, Published, locate
+from .faults import described, is_away, is_lost
 from .jobs import MAX_LOSSES, Finished, JobStore, Requeue
 from .positions import Device, PositionStore
-from .postgres import Postgres, is_lost
+from .postgres import UNHURRIED, Connection, Postgres
 from .retention import Retention
 from .schema import check_schema, migrate
 from .tickets import TicketStore
@@ -11,7 +12,9 @@ from .webhooks import Viewer, Webhook, WebhookStore
 
 __all__ = [
     "MAX_LOSSES",
+    "UNHURRIED",
     "ChannelState",
+    "Connection",
     "Device",
     "EventStore",
     "Finished",
@@ -27,6 +30,8 @@ __all__ = [
     "Webhook",
     "WebhookStore",
     "check_schema",
+    "described",
+    "is_away",
     "is_lost",
     "locate",
     "migrate",

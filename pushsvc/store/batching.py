@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from .. import telemetry
-from .postgres import is_lost
+from .faults import is_away
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -21,7 +21,8 @@ class Batcher(Generic[Item, Answer]):
     """Calls `write(items)` with as many items as are waiting, one call at a time.
 
     `write` answers with one value for each item, in order. When it raises because of one bad item, the
-    others do not suffer: each is then written on its own.
+    others do not suffer: halves of the batch are then written on their own. When it raises because it can't be done
+    right now, that is the answer to everybody who waits.
     """
 
     def __init__(self, name: str, write: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]], limit: int = 200):
@@ -43,10 +44,17 @@ class Batcher(Generic[Item, Answer]):
         return future
 
     async def _drain(self) -> None:
+        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
                 await self._commit(batch)
+        except BaseException:
+            # Nobody is going to write these.
+            waiting, self._waiting = self._waiting, []
+            for _, future in batch + waiting:
+                future.cancel()
+            raise
         finally:
             self._task = None
 
@@ -54,10 +62,8 @@ class Batcher(Generic[Item, Answer]):
         started = time.perf_counter()
         try:
             answers = await self._write([item for item, _ in batch])
-        except asyncio.CancelledError:
-            for _, future in batch:
-                future.cancel()
-            raise
+            if len(answers) != len(batch):
+                raise ValueError(f"{self._name}: {len(answers)} answers to {len(batch)} items")
         except Exception as error:
             await self._recover(batch, error)
         else:
@@ -68,9 +74,16 @@ class Batcher(Generic[Item, Answer]):
         telemetry.emit("store.batch", {"size": len(batch), "duration": duration}, {"statement": self._name})
 
     async def _recover(self, batch: list[tuple[Item, asyncio.Future[Answer]]], error: Exception) -> None:
-        hopeless = len(batch) == 1 or is_lost(error) or getattr(error, "temporary", False)
-        for entry in batch:
-            if not hopeless:
-                await self._commit([entry])
-            elif not entry[1].done():
-                entry[1].set_exception(error)
+        if is_away(error) or getattr(error, "temporary", False):
+            # Those who came since have waited, too; and asking once more for each of them would take as long again.
+            waiting, self._waiting = self._waiting, []
+            batch = batch + waiting
+        elif len(batch) > 1:
+            # One of them is bad: half of them are not.
+            half = len(batch) // 2
+            await self._commit(batch[:half])
+            await self._commit(batch[half:])
+            return
+        for _, future in batch:
+            if not future.done():
+                future.set_exception(error)

@@ -26,12 +26,10 @@ from ..domain import (
 from ..errors import KeyReused
 from . import statements as sql
 from .batching import Batcher
-from .postgres import Postgres
+from .postgres import FOREVER, Postgres
 
 MAX_LOSSES = 3
 """How many workers may die under one job, beyond the attempts its author allows for errors."""
-
-FOREVER = 10 * 365 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)

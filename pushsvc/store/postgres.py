@@ -7,52 +7,97 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from ..errors import Unavailable
+from .faults import Refused, described, is_away, is_closed_to_us, is_lost, is_read_only
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_LOST = (
-    OSError,  # which a time-out is, too
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.InternalClientError,  # the server's good-bye has been read, the end of the connection not yet
-)
-_RACED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
+PATIENCE = 3.0
+"""Seconds that a call has in all, with waiting for a connection and trying again: whoever waits for an answer over
+HTTP is told within 5 s that there is none."""
 
-def is_lost(error: BaseException | None) -> bool:
-    """Whether the error, or what caused it, is what a restarting or unreachable PostgreSQL looks like from
-    here: whatever was asked may be asked again."""
-    while error is not None:
-        if isinstance(error, _LOST):
-            return True
-        # asyncpg says with one class that a connection is closed and that an argument is of the wrong type.
-        if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError) and "clos" in str(error):
-            return True
-        error = error.__cause__
-    return False
+FOREVER = 10 * 365 * 86400.0
+"""Seconds of patience for what must not be given up."""
+
+UNHURRIED = 30.0
+"""Seconds for one try where nobody waits for it. A connection that says nothing for so long is not believed any
+more."""
+
+CONNECT_WITHIN = 5.0
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+"""Seconds between two tries, and between two connects of the process when the last was refused: for each attempt,
+the server forks a process."""
+
+RENEW_EVERY = 5.0
+"""Seconds between two times that all connections are made anew because one turned out to be read-only."""
+
+SAY_EVERY = 10.0
+"""Seconds between two warnings that PostgreSQL can't serve."""
+
+SETTINGS = {
+    "application_name": "pushsvc",
+    "jit": "off",
+    # The few statements are known: planning them anew with each batch would cost the most.
+    "plan_cache_mode": "force_generic_plan",
+    # How long a statement may take is for `Postgres` to say; this is for the server to know that nobody waits.
+    "statement_timeout": str(int(2 * UNHURRIED * 1000)),
+    "idle_in_transaction_session_timeout": str(int(2 * UNHURRIED * 1000)),
+    "lock_timeout": "0",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "search_path": "pg_catalog",
+    # Rather an error than rows that are kept from us without a word.
+    "row_security": "off",
+}
+"""What the statements go by, whatever is set for the server, the role or the database. Not among them is
+`default_transaction_read_only`: with it an operator fences a server that is being replaced, and what such a server
+took would be lost."""
+
+# Names that not every version knows. A commit that is not on disk yet has not happened; what else is set of
+# `synchronous_commit` says on how many.
+ADJUST = """
+SELECT set_config(name, wanted, false) FROM (VALUES
+    ('transaction_timeout', '0'), ('idle_session_timeout', '0'), ('client_connection_check_interval', '2s')
+) AS ours (name, wanted)
+WHERE current_setting(name, true) IS NOT NULL
+    AND (name <> 'client_connection_check_interval' OR version() LIKE '%linux%')
+UNION ALL
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+"""
 
 
 class Postgres:
-    """A pool of `connections` asyncpg connections to `url`, opened lazily.
+    """A pool of up to `connections` asyncpg connections to `url`, opened when they are needed.
 
     Every statement of the store is safe to repeat (guarded by a version, or ON CONFLICT), so a statement
     whose connection was lost, and which may or may not have been committed, is simply run again.
+
+    `within` is how many seconds one try may take where a call does not say; without it, what is left of its patience.
     """
 
-    def __init__(self, url: str, connections: int = 4) -> None:
+    def __init__(self, url: str, connections: int = 4, *, within: float | None = None) -> None:
         self._url = plain_url(url)
+        self._within = within
         self._size = connections
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
-        self._opening = asyncio.Lock()
+        self._connecting = asyncio.Lock()
+        self._connected = False
+        """Whether there has ever been a connection."""
+        self._pause = 0.0
+        self._not_before = 0.0
+        self._renewed_at = float("-inf")
+        self._said_at = float("-inf")
+        self._fault: BaseException | None = None
+        """Why the last try failed; None if it did not."""
 
     async def __aenter__(self) -> Postgres:
         return self
@@ -60,56 +105,132 @@ class Postgres:
     async def __aexit__(self, *error: object) -> None:
         await self.close()
 
-    async def fetch(self, sql: str, *args: Any, patience: float = 2.0) -> list[asyncpg.Record]:
-        """Run one statement. Raises Unavailable after `patience` seconds without PostgreSQL."""
+    async def fetch(
+        self, sql: str, *args: Any, patience: float = PATIENCE, within: float | None = None
+    ) -> list[asyncpg.Record]:
+        """Run one statement. Raises Unavailable after `patience` seconds without PostgreSQL; see `run`."""
 
-        async def once(pool: asyncpg.Pool[asyncpg.Record]) -> list[asyncpg.Record]:
-            return await pool.fetch(sql, *args)
+        async def once(connection: Connection) -> list[asyncpg.Record]:
+            return await connection.fetch(sql, *args)
 
-        return await self.run(once, patience=patience)
+        return await self.run(once, patience=patience, within=within)
 
-    async def run(self, work: Callable[[asyncpg.Pool[asyncpg.Record]], Awaitable[T]], *, patience: float = 2.0) -> T:
-        """Run `work` with the pool, again on a lost connection or a deadlock, for up to `patience` seconds."""
+    async def run(
+        self, work: Callable[[Connection], Awaitable[T]], *, patience: float = PATIENCE, within: float | None = None
+    ) -> T:
+        """Run `work` with a connection, and again when it is lost or the server can't now, for up to `patience`
+        seconds. Raises Unavailable, which says what is the matter.
+
+        One try may take `within` seconds, with the connection that it has; then that is closed, and whatever `work`
+        waits for on it ends.
+        """
+        within = self._within if within is None else within
         loop = asyncio.get_running_loop()
         give_up = loop.time() + patience
-        delay = 0.02
+        delay = FIRST_PAUSE
         while True:
             try:
-                return await work(await self.pool())
+                result = await self._try(work, give_up, within)
             except Exception as error:
-                if not isinstance(error, _RACED) and not is_lost(error):
+                if not is_away(error):
                     raise
+                # Who waited for a connection in vain knows less than who was refused one.
+                if self._fault is None or not isinstance(error, TimeoutError):
+                    self._fault = error
                 if loop.time() + delay > give_up:
-                    logger.warning("PostgreSQL is away: %s", type(error).__name__)
-                    raise Unavailable("PostgreSQL can't be reached right now") from error
+                    raise self._unavailable(self._fault) from error
+            else:
+                self._fault = None
+                return result
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-            delay = min(delay * 2, 1.0)
+            delay = min(delay * 2, LONGEST_PAUSE)
+
+    async def _try(self, work: Callable[[Connection], Awaitable[T]], give_up: float, within: float | None) -> T:
+        loop = asyncio.get_running_loop()
+        pool = await self.pool()
+        async with asyncio.timeout_at(min(give_up, loop.time() + UNHURRIED)):
+            connection = await pool.acquire()
+        until = min(give_up, loop.time() + UNHURRIED) if within is None else loop.time() + within
+        # Not by cancelling: what a cancelled statement leaves to do on its connection would wait for the server, too.
+        watchdog = loop.call_at(until, connection.terminate)
+        try:
+            return await work(connection)
+        except Exception as error:
+            if is_read_only(error):
+                await self._renew(pool)
+            if is_read_only(error) or is_lost(error):
+                connection.terminate()
+            if loop.time() >= until:
+                raise TimeoutError("PostgreSQL does not answer") from error
+            raise
+        except BaseException:
+            connection.terminate()
+            raise
+        finally:
+            watchdog.cancel()
+            await pool.release(connection)
+
+    def _unavailable(self, error: BaseException) -> Unavailable:
+        cause = described(error)
+        now = asyncio.get_running_loop().time()
+        if now - self._said_at > SAY_EVERY:
+            self._said_at = now
+            logger.warning("%s (%s)", cause, type(error).__name__)
+        return Unavailable(f"{cause} right now")
+
+    # Connections
 
     async def pool(self) -> asyncpg.Pool[asyncpg.Record]:
+        """The pool, which has no connection yet until one is asked for."""
         if self._pool is None:
-            async with self._opening:
-                if self._pool is None:
-                    self._pool = await asyncpg.create_pool(
-                        self._url,
-                        min_size=1,
-                        max_size=self._size,
-                        command_timeout=30,
-                        timeout=5,
-                        # No statement leaves anything behind in its session; resetting would be a round trip each.
-                        reset=_nothing,
-                        # The few statements are known: planning them anew with each batch would cost the most.
-                        server_settings={
-                            "application_name": "pushsvc",
-                            "jit": "off",
-                            "plan_cache_mode": "force_generic_plan",
-                        },
-                    )
+            self._pool = asyncpg.create_pool(
+                self._url,
+                # A floor would be restored by a loop of the driver's own, with a traceback for each try.
+                min_size=0,
+                max_size=self._size,
+                connect=self._connect,
+                timeout=CONNECT_WITHIN,
+                # No statement leaves anything behind in its session; resetting would be a round trip each.
+                reset=_nothing,
+                server_settings=SETTINGS,
+            )
+            await self._pool  # with nothing to connect, it does not wait
         return self._pool
+
+    async def _connect(self, *args: Any, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
+        """One at a time; and when that fails, the next after a pause, whoever wants it."""
+        loop = asyncio.get_running_loop()
+        async with self._connecting:
+            if (wait := self._not_before - loop.time()) > 0:
+                await asyncio.sleep(wait)
+            try:
+                connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(*args, **options)
+                try:
+                    await connection.execute(ADJUST, timeout=CONNECT_WITHIN)
+                except BaseException:
+                    connection.terminate()
+                    raise
+            except BaseException as error:
+                self._pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
+                self._not_before = loop.time() + self._pause * random.uniform(0.5, 1.0)
+                if self._connected and is_closed_to_us(error):
+                    raise Refused from error
+                raise
+        self._connected = True
+        self._pause = 0.0
+        return connection
+
+    async def _renew(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        """Another server may be the primary by now, or the session alone be read-only: none of them is kept."""
+        now = asyncio.get_running_loop().time()
+        if now - self._renewed_at > RENEW_EVERY:
+            self._renewed_at = now
+            await pool.expire_connections()
 
     async def close(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
-            with suppress(*_LOST, asyncpg.InterfaceError):
+            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await asyncio.wait_for(pool.close(), 5)
 
 

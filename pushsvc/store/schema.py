@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -14,9 +15,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ..domain import DEFAULT_DEPLOYMENT
-from ..errors import SettingsError
-from .postgres import Postgres, is_lost, plain_url
+from ..errors import SettingsError, Unavailable
+from .faults import described, is_away, is_lost
+from .postgres import SETTINGS, Postgres, plain_url
 from .tables import SCHEMA
+
+_UNBOUNDED = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+"""A migration takes what it takes."""
 
 
 def alembic_config() -> Config:
@@ -37,19 +42,30 @@ async def migrate(url: str, deployment: str = DEFAULT_DEPLOYMENT) -> tuple[str |
     become those of `deployment`.
 
     Concurrent calls wait for each other (an advisory lock held for the transaction). All or nothing.
+    Raises SettingsError when PostgreSQL can't be reached, Unavailable when it is there and can't do it right now.
     """
     engine = create_async_engine(
-        plain_url(url).replace("postgresql://", "postgresql+asyncpg://", 1), poolclass=NullPool
+        plain_url(url).replace("postgresql://", "postgresql+asyncpg://", 1),
+        poolclass=NullPool,
+        connect_args={"server_settings": SETTINGS | _UNBOUNDED},
     )
     try:
         async with engine.begin() as connection:
             return await connection.run_sync(_upgrade, deployment)
     except Exception as error:
-        if not is_lost(error):
+        if not is_away(error):
             raise
-        raise SettingsError(f"PUSHSVC_DATABASE_URL: PostgreSQL can't be reached: {error}") from error
+        said = f"PUSHSVC_DATABASE_URL: {described(_driven(error))} right now"
+        raise (SettingsError if is_lost(error) else Unavailable)(said) from error
     finally:
         await engine.dispose()
+
+
+def _driven(error: BaseException) -> BaseException:
+    """The driver's own error, which SQLAlchemy wraps twice."""
+    while not isinstance(error, asyncpg.PostgresError | OSError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _upgrade(connection: Connection, deployment: str) -> tuple[str | None, str]:

@@ -13,8 +13,8 @@ from .. import wire
 from ..domain import Job, Principal
 from . import webhook_statements as sql
 from .batching import Batcher
-from .jobs import FOREVER, encoded, job_of
-from .postgres import Postgres
+from .jobs import encoded, job_of
+from .postgres import FOREVER, Postgres
 
 WebhookStatus = Literal["pending", "delivered", "failed", "disabled"]
 WEBHOOK_STATUSES: tuple[WebhookStatus, ...] = ("pending", "delivered", "failed", "disabled")
