@@ -58,32 +58,40 @@ class Batcher(Generic[Item, Answer]):
         finally:
             self._task = None
 
-    async def _commit(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    async def _commit(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> Exception | None:
+        """Write them, and answer each; the error if nothing can be written now."""
         started = time.perf_counter()
         try:
             answers = await self._write([item for item, _ in batch])
             if len(answers) != len(batch):
                 raise ValueError(f"{self._name}: {len(answers)} answers to {len(batch)} items")
         except Exception as error:
-            await self._recover(batch, error)
-        else:
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if not future.done():
-                    future.set_result(answer)
+            return await self._recover(batch, error)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
         duration = time.perf_counter() - started
         telemetry.emit("store.batch", {"size": len(batch), "duration": duration}, {"statement": self._name})
+        return None
 
-    async def _recover(self, batch: list[tuple[Item, asyncio.Future[Answer]]], error: Exception) -> None:
+    async def _recover(self, batch: list[tuple[Item, asyncio.Future[Answer]]], error: Exception) -> Exception | None:
         if is_away(error) or getattr(error, "temporary", False):
             # Those who came since have waited, too; and asking once more for each of them would take as long again.
             waiting, self._waiting = self._waiting, []
-            batch = batch + waiting
-        elif len(batch) > 1:
-            # One of them is bad: half of them are not.
-            half = len(batch) // 2
-            await self._commit(batch[:half])
-            await self._commit(batch[half:])
-            return
-        for _, future in batch:
-            if not future.done():
-                future.set_exception(error)
+            _refuse(batch + waiting, error)
+            return error
+        if len(batch) == 1:
+            _refuse(batch, error)
+            return None
+        # One of them is bad: half of them are not.
+        half = len(batch) // 2
+        if away := await self._commit(batch[:half]):
+            _refuse(batch[half:], away)
+            return away
+        return await self._commit(batch[half:])
+
+
+def _refuse(batch: list[tuple[Item, asyncio.Future[Answer]]], error: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)

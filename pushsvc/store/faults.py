@@ -112,6 +112,8 @@ def sqlstate(error: BaseException) -> str:
 def described(error: BaseException) -> str:
     """What is the matter with PostgreSQL, for operators and clients: nothing of what the server itself has written,
     which may name hosts, roles and values."""
+    if isinstance(error, Refused) and error.__cause__ is not None:
+        error = error.__cause__
     state = sqlstate(error)
     for length in (5, 3, 2):
         if state[:length] in _WORDS:

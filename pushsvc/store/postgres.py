@@ -152,19 +152,19 @@ class Postgres:
             connection = await pool.acquire()
         until = min(give_up, loop.time() + UNHURRIED) if within is None else loop.time() + within
         # Not by cancelling: what a cancelled statement leaves to do on its connection would wait for the server, too.
-        watchdog = loop.call_at(until, connection.terminate)
+        watchdog = loop.call_at(until, _drop, connection)
         try:
             return await work(connection)
         except Exception as error:
             if is_read_only(error):
                 await self._renew(pool)
             if is_read_only(error) or is_lost(error):
-                connection.terminate()
+                _drop(connection)
             if loop.time() >= until:
                 raise TimeoutError("PostgreSQL does not answer") from error
             raise
         except BaseException:
-            connection.terminate()
+            _drop(connection)
             raise
         finally:
             watchdog.cancel()
@@ -235,6 +235,13 @@ class Postgres:
 
 
 async def _nothing(_connection: object) -> None: ...
+
+
+def _drop(connection: Connection) -> None:
+    """Close it without a word, and end whatever waits for it."""
+    # Closed already, it has left the pool.
+    with suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 def plain_url(url: str) -> str:

@@ -89,3 +89,59 @@ async def test_items_handed_over_after_a_failed_batch_are_still_written() -> Non
     with pytest.raises(ValueError):
         await soon(batcher(-1))
     assert await soon(batcher(4)) == 40
+
+
+async def test_who_waits_behind_a_batch_that_cannot_be_written_now_is_told_with_it() -> None:
+    """It has waited as long; a try of its own would take as long again."""
+    began, go = asyncio.Event(), asyncio.Event()
+    calls: list[list[int]] = []
+
+    async def write(items: Sequence[int]) -> list[int]:
+        calls.append(list(items))
+        began.set()
+        await go.wait()
+        raise Unavailable
+
+    batcher = Batcher("test", write)
+    first = batcher.put(0)
+    await began.wait()
+    behind = [batcher.put(n) for n in range(1, 4)]
+    go.set()
+    answers = await soon(asyncio.gather(first, *behind, return_exceptions=True))
+    assert all(isinstance(answer, Unavailable) for answer in answers)
+    assert calls == [[0]]
+
+
+async def test_the_database_going_away_amid_a_bad_batch_is_not_asked_once_more_for_each() -> None:
+    calls = 0
+
+    async def write(items: Sequence[int]) -> list[int]:
+        nonlocal calls
+        calls += 1
+        raise ValueError("a bad item") if calls == 1 else Unavailable
+
+    batcher = Batcher("test", write)
+    answers = await soon(asyncio.gather(*(batcher(n) for n in range(64)), return_exceptions=True))
+    assert all(isinstance(answer, Unavailable) for answer in answers)
+    assert calls == 2
+
+
+async def test_an_answer_too_few_is_an_error_and_nobody_waits_for_ever() -> None:
+    async def write(items: Sequence[int]) -> list[int]:
+        return []
+
+    with pytest.raises(ValueError, match="0 answers to 1 items"):
+        await soon(Batcher("test", write)(1))
+
+
+async def test_a_batcher_that_is_cancelled_leaves_nobody_waiting() -> None:
+    writes = Writes(held=True)
+    batcher = Batcher("test", writes)
+    first = batcher.put(0)
+    await writes.begun.wait()
+    behind = batcher.put(1)
+    assert batcher._task is not None
+    batcher._task.cancel()
+    await soon(asyncio.wait([first, behind]))
+    assert first.cancelled()
+    assert behind.cancelled()
