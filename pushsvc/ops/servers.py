@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import asyncpg
-from sqlalchemy import make_url
 
-from ..errors import BudgetError, SettingsError
+from ..errors import BudgetError
 from ..settings import PREFIX, Settings
-from ..store import Postgres
+from ..store import Conninfo, Postgres
 from .budget import Allotment, Limit, deployment
 
 logger = logging.getLogger(__name__)
@@ -176,8 +175,7 @@ async def _read(postgres: Postgres | None, url: str) -> ServerLimits | Exception
 async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """A connection for a moment, that works through a pooler too: in one transaction, with nothing prepared
     beyond it. Raises asyncpg's errors, OSError, or SettingsError for a URL that is not PostgreSQL's."""
-    connection = await asyncpg.connect(
-        _plain(url),
+    connection = await Conninfo.parse(url).connect(
         timeout=CONNECT_TIMEOUT,
         command_timeout=30,
         statement_cache_size=0,
@@ -188,15 +186,3 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record
             yield connection
     finally:
         await connection.close(timeout=CONNECT_TIMEOUT)
-
-
-def _plain(url: str) -> str:
-    """The URL as asyncpg takes it, of any that SQLAlchemy takes."""
-    try:
-        parsed = make_url(url)
-    except Exception:
-        raise SettingsError("the database URL does not parse") from None
-    query = dict(parsed.query)
-    if "ssl" in query:
-        query["sslmode"] = query.pop("ssl")
-    return parsed.set(drivername="postgresql", query=query).render_as_string(hide_password=False)

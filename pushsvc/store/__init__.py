@@ -1,5 +1,6 @@
 """PostgreSQL remembers: jobs, channels and events, and every change of them."""
 
+from .conninfo import Conninfo
 from .events import ChannelState, EventStore, Page, Published, locate
 from .faults import described, is_away, is_lost
 from .jobs import MAX_LOSSES, Finished, JobStore, Requeue
@@ -15,6 +16,7 @@ __all__ = [
     "UNHURRIED",
     "ChannelState",
     "Connection",
+    "Conninfo",
     "Device",
     "EventStore",
     "Finished",

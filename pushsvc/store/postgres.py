@@ -13,6 +13,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from ..errors import Unavailable
+from .conninfo import Conninfo
 from .faults import Refused, described, is_away, is_closed_to_us, is_lost, is_read_only
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Postgres:
     """
 
     def __init__(self, url: str, connections: int = 4, *, within: float | None = None) -> None:
-        self._url = plain_url(url)
+        self._conninfo = Conninfo.parse(url, "PUSHSVC_DATABASE_URL", writes=True)
         self._within = within
         self._size = connections
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
@@ -184,7 +185,6 @@ class Postgres:
         """The pool, which has no connection yet until one is asked for."""
         if self._pool is None:
             self._pool = asyncpg.create_pool(
-                self._url,
                 # A floor would be restored by a loop of the driver's own, with a traceback for each try.
                 min_size=0,
                 max_size=self._size,
@@ -197,14 +197,14 @@ class Postgres:
             await self._pool  # with nothing to connect, it does not wait
         return self._pool
 
-    async def _connect(self, *args: Any, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
+    async def _connect(self, *_dsn: Any, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
         """One at a time; and when that fails, the next after a pause, whoever wants it."""
         loop = asyncio.get_running_loop()
         async with self._connecting:
             if (wait := self._not_before - loop.time()) > 0:
                 await asyncio.sleep(wait)
             try:
-                connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(*args, **options)
+                connection = await self._conninfo.connect(**options)
                 try:
                     await connection.execute(ADJUST, timeout=CONNECT_WITHIN)
                 except BaseException:
@@ -242,8 +242,3 @@ def _drop(connection: Connection) -> None:
     # Closed already, it has left the pool.
     with suppress(asyncpg.InterfaceError):
         connection.terminate()
-
-
-def plain_url(url: str) -> str:
-    """The URL as asyncpg takes it; SQLAlchemy's `postgresql+asyncpg://` is understood too."""
-    return url.replace("postgresql+asyncpg://", "postgresql://", 1)

@@ -16,8 +16,9 @@ from sqlalchemy.pool import NullPool
 
 from ..domain import DEFAULT_DEPLOYMENT
 from ..errors import SettingsError, Unavailable
+from .conninfo import Conninfo
 from .faults import described, is_away, is_lost
-from .postgres import SETTINGS, Postgres, plain_url
+from .postgres import SETTINGS, Postgres
 from .tables import SCHEMA
 
 _UNBOUNDED = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
@@ -44,10 +45,11 @@ async def migrate(url: str, deployment: str = DEFAULT_DEPLOYMENT) -> tuple[str |
     Concurrent calls wait for each other (an advisory lock held for the transaction). All or nothing.
     Raises SettingsError when PostgreSQL can't be reached, Unavailable when it is there and can't do it right now.
     """
+    conninfo = Conninfo.parse(url, "PUSHSVC_DATABASE_URL", writes=True)
     engine = create_async_engine(
-        plain_url(url).replace("postgresql://", "postgresql+asyncpg://", 1),
+        "postgresql+asyncpg://",
         poolclass=NullPool,
-        connect_args={"server_settings": SETTINGS | _UNBOUNDED},
+        connect_args={"async_creator_fn": conninfo.connect, "server_settings": SETTINGS | _UNBOUNDED},
     )
     try:
         async with engine.begin() as connection:

@@ -10,10 +10,9 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, func, insert, literal, select, text
 from sqlalchemy.exc import DBAPIError
 
-from pushsvc.errors import QueryCancelled, QueryError, SettingsError, Unavailable
+from pushsvc.errors import QueryCancelled, QueryError, Unavailable
 from pushsvc.queries import Database, DatabasePool, Promise, QueryRecord
 from pushsvc.queries.running.comment import SqlComment
-from pushsvc.queries.running.engine import async_url
 
 from .queries_support import Server, behind, until
 
@@ -334,19 +333,6 @@ async def test_the_log_has_a_line_for_each_query_when_it_is_awaited(
 
 def assert_matches(pattern: str, line: str) -> None:
     assert re.fullmatch(pattern, line), line
-
-
-def test_any_postgresql_url_becomes_one_for_asyncpg() -> None:
-    assert async_url("postgres://u:p@h/d").render_as_string(False) == "postgresql+asyncpg://u:p@h/d"
-    assert async_url("postgresql://u@/d?host=/run").query == {"host": "/run"}
-    assert async_url("postgresql+psycopg://h/d?sslmode=require").query == {"ssl": "require"}
-
-
-@pytest.mark.parametrize("url", ["mysql://u:secret@h/d", "u:secret@h", ""])
-def test_another_url_is_refused_without_showing_it(url: str) -> None:
-    with pytest.raises(SettingsError) as raised:
-        async_url(url)
-    assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from ...errors import Unavailable
-from ...store import is_lost
+from ...store import Conninfo, is_lost
 from .comment import SqlComment
-from .engine import async_url, make_engine
+from .engine import make_engine
 from .interrupt import Interrupt
 from .link import Link, lost
 from .reading import Reading
@@ -27,7 +27,7 @@ class Connections:
 
     def __init__(self, url: str, *, name: str) -> None:
         self._name = name
-        self.engine = make_engine(async_url(url), name)
+        self.engine = make_engine(Conninfo.parse(url, f"the URL of database {name!r}"), name)
         self._idle: list[Link] = []
 
     @property

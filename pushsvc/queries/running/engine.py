@@ -6,12 +6,11 @@ import asyncio
 import logging
 from typing import Any
 
-from sqlalchemy import Connection, NullPool, event, make_url
-from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy import Connection, NullPool, event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from ...errors import SettingsError
-from ...store import is_lost
+from ...store import Conninfo, is_lost
 from .comment import SqlComment
 
 logger = logging.getLogger("pushsvc.queries")
@@ -29,24 +28,7 @@ COMMENT = "pushsvc_comment"
 """The execution option that holds a query's SqlComment."""
 
 
-def async_url(url: str) -> URL:
-    """The URL for asyncpg: of any PostgreSQL URL, with libpq's `sslmode` as asyncpg's `ssl`.
-
-    Raises SettingsError when it is not a PostgreSQL URL; the URL itself is never in the message.
-    """
-    try:
-        parsed = make_url(url)
-    except Exception:
-        raise SettingsError("the database URL does not parse") from None
-    if parsed.get_backend_name() not in ("postgresql", "postgres"):
-        raise SettingsError("the database URL is not one of PostgreSQL (postgresql://…)")
-    query = dict(parsed.query)
-    if "sslmode" in query:
-        query["ssl"] = query.pop("sslmode")
-    return parsed.set(drivername="postgresql+asyncpg", query=query)
-
-
-def make_engine(url: URL, name: str) -> AsyncEngine:
+def make_engine(conninfo: Conninfo, name: str) -> AsyncEngine:
     """The engine.
 
     - No pool of its own: the lanes bound how many connections there are, and `Connections` keeps them.
@@ -58,10 +40,11 @@ def make_engine(url: URL, name: str) -> AsyncEngine:
       one. What goes straight to the driver has a cache of its own, `direct.fetch`.
     """
     engine = create_async_engine(
-        url,
+        "postgresql+asyncpg://",
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
         connect_args={
+            "async_creator_fn": conninfo.connect,
             "timeout": CONNECT_TIMEOUT,
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": str,
