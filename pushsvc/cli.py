@@ -25,12 +25,14 @@ from . import __version__
 from .access import Tokens
 from .dev import engines, runner
 from .dev.processes import EX_CONFIG, Command, Supervisor
+from .domain import check_subject, check_tenant
 from .errors import BudgetError, PushsvcError, SettingsError, Unavailable
 from .ops import diagnose, report
 from .service import Service
 from .settings import PREFIX, Settings, parse_duration
 from .store import EventStore, Postgres
 from .store import migrate as migrate_store
+from .text import check_name
 from .transports import DirectHttp, DirectProtocol
 from .webhooks import SigningSecrets
 
@@ -187,7 +189,8 @@ def token(sub: str, tenant: str, channels: tuple[str, ...], scope: str, ttl: str
         raise click.BadParameter(str(error), param_hint="--ttl") from None
     assert isinstance(seconds, float)
     tokens = Tokens(Settings.from_env().need("secret"))
-    click.echo(tokens.mint(sub, tenant=tenant, channels=channels, scope=scope.split(","), ttl=seconds))
+    scopes = scope.replace(",", " ").split()
+    click.echo(tokens.mint(sub, tenant=tenant, channels=channels, scope=scopes, ttl=seconds))
 
 
 @commands.command()
@@ -211,7 +214,7 @@ def webhook_secret(sub: str, tenant: str, data_dir: Path) -> None:
     settings = Settings.from_env()
     given = [secret.get_secret_value() for secret in settings.webhook_secrets]
     secrets = SigningSecrets(given, None if given else settings.need("secret"))
-    for secret in secrets.shown(tenant if sub else "", sub):
+    for secret in secrets.shown(check_tenant(tenant) if sub else "", check_subject(sub) if sub else ""):
         click.echo(secret)
 
 
@@ -315,6 +318,7 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
 
 def _load_service(target: str) -> Service:
     """`package.module:name`, from the working directory too. Raises SettingsError, saying what is missing."""
+    check_name(target, "a target", error=SettingsError)
     module_name, _, attribute = target.partition(":")
     sys.path.insert(0, os.getcwd())
     try:

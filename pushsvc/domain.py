@@ -14,6 +14,7 @@ from typing import Any, Literal, NewType
 from urllib.parse import quote, unquote
 
 from .errors import BadCursor, BadRequest
+from .text import check_name, is_name
 
 JobId = NewType("JobId", str)
 
@@ -103,6 +104,17 @@ SERVICE_CALLBACK = "default"
 """What a job's row holds for a callback URL when it is the service's: that is the operator's, and may change."""
 
 
+def check_moment(moment: datetime, what: str) -> datetime:
+    """The moment in UTC, if every part of the service can hold it; else raises BadRequest."""
+    try:
+        utc = moment.astimezone(UTC)
+    except (OverflowError, ValueError):
+        utc = datetime.max.replace(tzinfo=UTC)
+    if not 1970 <= utc.year <= 9000:
+        raise BadRequest(f"{what} is a moment of the years 1970 to 9000")
+    return utc
+
+
 def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with milliseconds, as in `2026-11-22T09:00:00.123Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -110,7 +122,7 @@ def timestamp(moment: datetime) -> str:
 
 # Channels -----------------------------------------------------------------------------------------
 
-_CHANNEL = re.compile(r"(job|user|group):([^\x00-\x1f\x7f]{1,200})")
+_KINDS = frozenset({"job", "user", "group"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +142,34 @@ class Channel:
         return self.name.partition(":")[2]
 
 
+def is_channel(name: str) -> bool:
+    kind, _, key = name.partition(":")
+    return kind in _KINDS and is_name(key)
+
+
 def check_channel(name: object) -> str:
     """The name, if it is a channel's; else raises BadRequest."""
-    if not isinstance(name, str) or not _CHANNEL.fullmatch(name):
-        raise BadRequest(f"{name!r:.80} is not a channel; channels are job:<id>, user:<subject>, group:<name>")
+    if not isinstance(name, str) or not is_channel(name):
+        raise BadRequest(f"{_shown(name)} is not a channel; channels are job:<id>, user:<subject>, group:<name>")
     return name
+
+
+def check_subject(name: object) -> str:
+    """The name, if it can be a subject's; else raises BadRequest."""
+    return check_name(name, "a subject")
+
+
+def check_tenant(name: object) -> str:
+    """The name, if it can be a tenant's; else raises BadRequest. No colon: on Redis it stands between the tenant and
+    the channel."""
+    if ":" in check_name(name, "a tenant", 100):
+        raise BadRequest("a tenant has no colon in its name")
+    return str(name)
+
+
+def _shown(value: object) -> str:
+    """A little of what was wrong, escaped."""
+    return f"{value[:80]!r}" if isinstance(value, str) else type(value).__name__
 
 
 def inbox(subject: str) -> str:
@@ -167,7 +202,7 @@ class Position:
     def parse(cls, text: str) -> Position:
         match = _POSITION.fullmatch(text)
         if not match:
-            raise BadCursor(f"{text!r:.60} is not a position; positions look like k3.41")
+            raise BadCursor(f"{text[:60]!r} is not a position; positions look like k3.41")
         return cls(match[1], int(match[2]))
 
 
@@ -205,8 +240,8 @@ class Cursor:
         for part in text.split(","):
             encoded, at, position = part.rpartition("@")
             name = unquote(encoded)
-            if not at or not _CHANNEL.fullmatch(name) or name in positions:
-                raise BadCursor(f"{part!r:.80} is not channel@epoch.offset")
+            if not at or not is_channel(name) or name in positions:
+                raise BadCursor(f"{part[:80]!r} is not channel@epoch.offset")
             positions[name] = Position.parse(position)
         return cls(positions)
 

@@ -17,19 +17,22 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .access import DEFAULT_SCOPES
-from .domain import Channel, Position, Revocation, check_channel
-from .errors import BadRequest, SettingsError
+from .domain import Channel, Position, Revocation, check_channel, check_subject, check_tenant
+from .errors import BadRequest, PushsvcError, SettingsError
 from .jobs import JobSpec, Registry, params_model
 from .ops import Doctor, Examination, Health
 from .parts import Parts
 from .queries import Database
-from .settings import Settings, parse_duration
+from .settings import LONGEST, LONGEST_VALUE, Settings, parse_duration
 from .tasks import stop
+from .text import check_name
 from .transports import REVOCATIONS, revocation_data
 from .web import application
 
 REVOCATIONS_KEPT = 400 * 86400.0
 """Seconds; a token that lives longer than this is no token but a password."""
+
+MOST_ATTEMPTS = 1000
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -52,9 +55,15 @@ class Service:
     ) -> None:
         self.settings = Settings.from_env() if settings is None else settings
         if callback_url is not None:
+            check_name(callback_url, "callback_url", LONGEST_VALUE, SettingsError)
             self.settings = self.settings.model_copy(update={"callback_url": SecretStr(callback_url)})
         self.jobs = Registry()
-        self._databases = {name: SecretStr(url) for name, url in (databases or {}).items()}
+        self._databases = {
+            check_name(name, "a database's name", error=SettingsError): SecretStr(
+                check_name(url, f"the URL of database {name}", LONGEST_VALUE, SettingsError)
+            )
+            for name, url in (databases or {}).items()
+        }
         self._app: _WhenFirstCalled | None = None
         self._parts: Parts | None = None
         self._handles = itertools.count(1)
@@ -99,14 +108,16 @@ class Service:
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             job = str(name or getattr(function, "__name__", ""))
             params, context = params_model(job, function)
-            if max_attempts < 1:
-                raise SettingsError(f"job {job}: max_attempts is at least 1")
+            if not isinstance(max_attempts, int) or not 1 <= max_attempts <= MOST_ATTEMPTS:
+                raise SettingsError(f"job {job}: max_attempts is a number from 1 to {MOST_ATTEMPTS}")
             self.jobs.add(
                 JobSpec(
                     name=job,
                     function=function,
-                    timeout=_seconds(job, timeout),
-                    retention=_seconds(job, self.settings.retention if retention is None else retention),
+                    timeout=_seconds(f"job {job}: timeout", timeout),
+                    retention=_seconds(
+                        f"job {job}: retention", self.settings.retention if retention is None else retention
+                    ),
                     max_attempts=max_attempts,
                     coalesce=coalesce,
                     params=params,
@@ -153,8 +164,10 @@ class Service:
         in between. Raises BadRequest and TooLarge, when nothing has been published; Unavailable when PostgreSQL is
         away: whether it has then, only the `key` can tell.
         """
-        seconds = self.settings.retention if retention is None else _seconds(f"publish to {channel}", retention)
-        where = Channel(tenant, check_channel(channel))
+        seconds = self.settings.retention if retention is None else _seconds("retention", retention, BadRequest)
+        where = Channel(check_tenant(tenant), check_channel(channel))
+        if key is not None:
+            check_name(key, "a key", 255)
         return await self.parts.publications.publish(where, type, data, seconds, key)
 
     async def revoke(self, sub: str | None = None, *, tenant: str = "default", token: str | None = None) -> None:
@@ -172,8 +185,7 @@ class Service:
                 raise BadRequest("the token has no jti by which it could be told from others: revoke its subject's")
             revocation = Revocation(principal.tenant, principal.subject, now, principal.token_id)
         else:
-            check_channel(f"user:{sub}")
-            revocation = Revocation(tenant, str(sub), now)
+            revocation = Revocation(check_tenant(tenant), check_subject(sub), now)
         await self.parts.publications.publish(REVOCATIONS, "revoked", revocation_data(revocation), REVOCATIONS_KEPT)
 
     def queries(self, name: str | None = None, *, database: str = "primary") -> Database:
@@ -184,7 +196,7 @@ class Service:
         function, goes into the SQL comment (`/*endpoint='…'*/`). Raises SettingsError when there is no such
         database.
         """
-        name = sys._getframe(1).f_code.co_name if name is None else name
+        name = sys._getframe(1).f_code.co_name if name is None else check_name(name, "the name of queries")
         pool = self.parts.databases.get(database)
         if pool is None:
             raise SettingsError(f"there is no database named {database!r}; see Service(databases={{…}})")
@@ -284,11 +296,12 @@ class _WhenFirstCalled:
         await self.app(scope, receive, send)
 
 
-def _seconds(job: str, value: float | str) -> float:
+def _seconds(what: str, value: float | str, error: type[PushsvcError] = SettingsError) -> float:
+    """The duration in seconds. Raises `error`, saying of what it was."""
     try:
         seconds = parse_duration(value)
-    except ValueError as error:
-        raise SettingsError(f"job {job}: {error}") from None
-    if not isinstance(seconds, int | float) or not seconds > 0:
-        raise SettingsError(f"job {job}: a duration is more than 0")
+    except ValueError as wrong:
+        raise error(f"{what}: {wrong}") from None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST:
+        raise error(f"{what}: a duration is more than 0 seconds, and at most a hundred years")
     return float(seconds)

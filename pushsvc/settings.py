@@ -11,6 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 
 from .errors import SettingsError
+from .text import is_name
+
+LONGEST_VALUE = 100_000
+"""Characters of one setting in the environment."""
 
 PREFIX = "PUSHSVC_"
 
@@ -44,8 +48,13 @@ def _parse_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
-Bytes = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+LONGEST = 100 * 365 * 86400.0
+"""Seconds of the longest duration: PostgreSQL and Python have calendars to keep to."""
+
+MOST = 2**31 - 1
+
+Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=LONGEST)]
+Bytes = Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=2**40)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_list)]
 
 
@@ -64,19 +73,19 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     queue: str = "arq:queue"
-    max_jobs: int = Field(10, ge=1)
-    executor_concurrency: int = Field(4, ge=1)
-    store_connections: int = Field(4, ge=2)
+    max_jobs: int = Field(10, ge=1, le=MOST)
+    executor_concurrency: int = Field(4, ge=1, le=MOST)
+    store_connections: int = Field(4, ge=2, le=MOST)
     # How many run in all, on every machine: what they may open together is checked at start.
-    web_processes: int = Field(1, ge=0)
-    worker_processes: int = Field(1, ge=0)
+    web_processes: int = Field(1, ge=0, le=MOST)
+    worker_processes: int = Field(1, ge=0, le=MOST)
     lease: Seconds = 8.0
     poll: Seconds = 0.5
     drain: Seconds = 10.0
-    queue_limit: int = Field(100_000, ge=1)
+    queue_limit: int = Field(100_000, ge=1, le=MOST)
 
     retention: Seconds = 86400.0
-    channel_events: int = Field(100_000, ge=1)
+    channel_events: int = Field(100_000, ge=1, le=MOST)
     device_retention: Seconds = 30 * 86400.0
     inline_limit: Bytes = 64 * 1024
     result_limit: Bytes = 64 * 1024**2
@@ -85,7 +94,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     callback_url: SecretStr | None = None
     webhook_secrets: Annotated[tuple[SecretStr, ...], BeforeValidator(_parse_list)] = ()
     webhook_allow: Names = ()
-    webhook_concurrency: int = Field(50, ge=1)
+    webhook_concurrency: int = Field(50, ge=1, le=MOST)
     webhook_timeout: Seconds = 15.0
     webhook_period: Seconds = 86400.0
 
@@ -93,9 +102,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     body_limit: Bytes = 1024**2
     frame_limit: Bytes = 64 * 1024
     cursor_limit: Bytes = 8 * 1024
-    channel_limit: int = Field(100, ge=1)
-    connection_limit: int = Field(100, ge=1)
-    device_limit: int = Field(100, ge=1)
+    channel_limit: int = Field(100, ge=1, le=MOST)
+    connection_limit: int = Field(100, ge=1, le=MOST)
+    device_limit: int = Field(100, ge=1, le=MOST)
     rate_limit: float = Field(1000.0, gt=0)
     backlog_limit: Bytes = 1024**2
     hello_timeout: Seconds = 10.0
@@ -119,6 +128,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
             if field not in cls.model_fields:
                 raise SettingsError(_unknown(name, cls))
             values[field] = value
+        unfit = sorted(name for name, value in values.items() if not is_name(value, LONGEST_VALUE))
+        if unfit:
+            raise SettingsError(f"{PREFIX}{unfit[0].upper()}: control characters, or bytes that are not UTF-8")
         try:
             return cls.model_validate(values | overrides)
         except ValidationError as error:

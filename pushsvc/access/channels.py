@@ -12,9 +12,9 @@ def owns(principal: Principal, job: Job) -> bool:
 
 
 def may_hear(principal: Principal, channel: str) -> bool:
-    """Whether the token names the channel, or the channel is its subject's own. Jobs' channels are decided by
-    their owner, which only the store knows."""
-    return channel == inbox(principal.subject) or channel in principal.channels
+    """Whether the channel is the subject's own inbox, or a group that its token names. Another's inbox never is, nor
+    a job's channel, whatever the token names: jobs are decided by their owner, which only the store knows."""
+    return channel == inbox(principal.subject) or (channel.startswith("group:") and channel in principal.channels)
 
 
 def need_publish(principal: Principal, channels: tuple[str, ...]) -> None:

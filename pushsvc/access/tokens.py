@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -12,17 +11,25 @@ from typing import Any
 
 import jwt
 
-from ..domain import Principal, check_channel
+from ..domain import Principal, check_channel, check_subject, check_tenant
 from ..errors import BadRequest, Forbidden, SettingsError, Unauthorized
+from ..text import check_name
 from .revocations import Revocations
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SCOPES = frozenset({"submit", "read"})
-_TENANT = re.compile(r"[^:\x00-\x1f\x7f]{1,100}")
 REMEMBERED = 10_000
 LEEWAY = 5
 """Seconds that two machines' clocks may differ."""
+
+LONGEST = 10 * 365 * 86400.0
+"""Seconds that a token may be valid for, when it is minted."""
+
+TOKEN = 16 * 1024
+"""Characters of a token."""
+NAMES = 1000
+"""Channels, or scopes, that a token may name."""
 
 
 class Tokens:
@@ -55,17 +62,29 @@ class Tokens:
         scope: Iterable[str] = DEFAULT_SCOPES,
         ttl: float = 3600.0,
     ) -> str:
-        """A token for `sub`, valid for `ttl` seconds. Raises BadRequest on what `verify` would refuse."""
-        check_channel(f"user:{sub}")
-        _check_tenant(tenant)
+        """A token for `sub`, valid for `ttl` seconds, that may hear the groups in `channels` beside its own inbox.
+
+        Raises BadRequest on what `verify` would refuse, and on channels that a token can't open.
+        """
+        check_subject(sub)
+        check_tenant(tenant)
+        scopes = sorted({_check_scope(part) for part in scope})
+        named = [_check_group(name) for name in channels]
+        if max(len(scopes), len(named)) > NAMES:
+            raise BadRequest(f"a token names at most {NAMES} channels and as many scopes")
+        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= LONGEST:
+            raise BadRequest(f"a token is valid for more than 0 and at most {LONGEST:.0f} seconds")
         # To the millisecond, so that one issued right after a revocation is told from those before it.
         now = round(time.time(), 3)
         claims: dict[str, Any] = {"sub": sub, "tenant": tenant, "iat": now, "exp": int(now) + max(1, int(ttl))}
         claims["jti"] = secrets.token_hex(8)
-        claims["scope"] = " ".join(sorted(scope))
-        if named := [check_channel(name) for name in channels]:
+        claims["scope"] = " ".join(scopes)
+        if named:
             claims["channels"] = named
-        return jwt.encode(claims, self._secret, algorithm="HS256")
+        token = jwt.encode(claims, self._secret, algorithm="HS256")
+        if len(token) > TOKEN:
+            raise BadRequest(f"the token has more than {TOKEN} characters: name fewer channels")
+        return token
 
     def verify(self, token: str) -> Principal:
         """Whose token it is. Raises Unauthorized on anything but a whole, signed, unexpired, unrevoked one.
@@ -87,6 +106,8 @@ class Tokens:
             raise Unauthorized("the token has been revoked")
 
     def _check(self, token: str) -> Principal:
+        if len(token) > TOKEN:
+            raise Unauthorized(f"a token has at most {TOKEN} characters")
         try:
             claims = jwt.decode(
                 token, self._secret, algorithms=["HS256"], leeway=LEEWAY, options={"require": ["sub", "exp"]}
@@ -95,46 +116,60 @@ class Tokens:
             raise Unauthorized("the token has expired") from None
         except jwt.MissingRequiredClaimError as error:
             raise Unauthorized(f"the token lacks the claim {error.claim}") from None
-        except (jwt.InvalidTokenError, ValueError, OverflowError):
+        except Exception as error:
+            # Whatever the parser stumbles over (a claim of a wrong type, one nested too deep) is the token's fault.
+            logger.debug("a token was not understood: %s", type(error).__name__)
             raise Unauthorized("the token is not valid") from None
         return principal_of(claims)
 
 
 def principal_of(claims: dict[str, Any]) -> Principal:
     """The claims as a Principal. Raises Unauthorized when one is of the wrong shape."""
-    subject, tenant = claims["sub"], claims.get("tenant", "default")
     try:
-        _check_tenant(tenant)
-        check_channel(f"user:{subject}")
-        channels = frozenset(check_channel(name) for name in claims.get("channels") or ())
-    except (BadRequest, TypeError):
-        raise Unauthorized("the claim sub, tenant or channels is malformed") from None
+        subject = check_subject(claims["sub"])
+        tenant = check_tenant(claims.get("tenant", "default"))
+        channels = frozenset(check_channel(name) for name in _list(claims.get("channels")))
+        token_id = claims.get("jti")
+        if token_id is not None:
+            check_name(token_id, "a token's id")
+        scope = claims.get("scope")
+        scopes = DEFAULT_SCOPES if scope is None else _scopes(scope)
+    except BadRequest as error:
+        raise Unauthorized(f"a claim (sub, tenant, channels, scope, jti) is malformed: {error}") from None
     try:
         expires_at = datetime.fromtimestamp(float(claims["exp"]), UTC)
         issued_at = datetime.fromtimestamp(float(claims["iat"]), UTC) if "iat" in claims else None
     except (TypeError, ValueError, OverflowError, OSError):
         raise Unauthorized("the claim exp or iat is malformed") from None
-    token_id = claims.get("jti")
-    if token_id is not None and not isinstance(token_id, str):
-        raise Unauthorized("the claim jti is malformed")
-    scope = claims.get("scope")
-    scopes = DEFAULT_SCOPES if scope is None else _scopes(scope)
     return Principal(subject, tenant, channels, scopes, expires_at, issued_at, token_id)
 
 
-def _check_tenant(tenant: object) -> None:
-    """Raises BadRequest. No colon: on Redis it stands between the tenant and the channel."""
-    if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
-        raise BadRequest("a tenant is a short name without a colon")
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or len(value) > NAMES:
+        raise BadRequest(f"channels are a list of at most {NAMES}")
+    return value
+
+
+def _check_group(name: object) -> str:
+    """Raises BadRequest. An inbox is its subject's, and a job its owner's: no token opens them to others."""
+    if not check_channel(name).startswith("group:"):
+        raise BadRequest(f"a token names group:<name> only, not {name}: inboxes and jobs are heard by their owners")
+    return str(name)
+
+
+def _check_scope(name: object) -> str:
+    """Raises BadRequest. No space: it stands between two scopes (RFC 6749, section 3.3)."""
+    if not {" ", ","}.isdisjoint(check_name(name, "a scope", 100)):
+        raise BadRequest("a scope is one word")
+    return str(name)
 
 
 def _scopes(scope: Any) -> frozenset[str]:
     """RFC 8693 writes scopes as one string with spaces; lists and commas are understood too."""
-    if isinstance(scope, str):
-        return frozenset(scope.replace(",", " ").split())
-    if isinstance(scope, list) and all(isinstance(part, str) for part in scope):
-        return frozenset(scope)
-    raise Unauthorized("the claim scope is malformed")
+    parts = scope.replace(",", " ").split() if isinstance(scope, str) else _list(scope)
+    return frozenset(check_name(part, "a scope", 100) for part in parts)
 
 
 def bearer(header: str | None) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,9 +11,8 @@ from ..bus import Publisher
 from ..domain import Channel, Position, new_job_id
 from ..errors import BadRequest, JobFailed, TooLarge
 from ..store import EventStore, Published
+from ..text import check_name
 from .results import encode
-
-_KIND = re.compile(r"[^\x00-\x20\x7f]{1,100}")
 
 
 class Publications:
@@ -38,8 +36,8 @@ class Publications:
         """
         if channel.kind == "job":
             raise BadRequest(f"{channel.name} has the job's own events; publish to user:<subject> or group:<name>")
-        if not _KIND.fullmatch(kind) or kind.startswith("job."):
-            raise BadRequest(f"{kind!r:.80} is no type for an event of your own, such as deploy.done")
+        if " " in check_name(kind, "an event's type", 100) or kind.startswith("job."):
+            raise BadRequest(f"{kind[:80]!r} is no type for an event of your own, such as deploy.done")
         if not retention > 0:
             raise BadRequest("an event is kept for more than 0 seconds")
         try:

@@ -16,11 +16,21 @@ from pydantic import AwareDatetime, BaseModel, Field
 from .. import telemetry, wire
 from ..access import Targets, need_publish
 from ..bus import FAULTS, Queue, Queued, away
-from ..domain import SERVICE_CALLBACK, Accepted, JobStatus, Principal, Submission, check_channel, new_job_id
+from ..domain import (
+    SERVICE_CALLBACK,
+    Accepted,
+    JobStatus,
+    Principal,
+    Submission,
+    check_channel,
+    check_moment,
+    new_job_id,
+)
 from ..errors import BadRequest, QueueFull
 from ..settings import Settings
 from ..store import JobStore
 from ..store.batching import Batcher
+from ..text import Name
 from .registry import JobSpec, Registry
 
 logger = logging.getLogger(__name__)
@@ -32,7 +42,7 @@ DEPTH_EVERY = 1.0
 class JobRequest(BaseModel, extra="forbid"):
     """The body of `POST /v1/jobs`. `run_at` and `deadline` are RFC 3339 with an offset."""
 
-    job: Annotated[str, Field(max_length=100)]
+    job: Name
     params: dict[str, Any] = {}
     channels: Annotated[list[str], Field(max_length=20)] = []
     callback_url: str | None = None
@@ -80,7 +90,9 @@ class Submitter:
         if bad := [name for name in channels if name.startswith("job:")]:
             raise BadRequest(f"results can't be logged in {bad[0]}: a job's channel is its own")
         need_publish(principal, channels)
-        if request.deadline is not None and request.deadline <= max(request.run_at or _now(), _now()):
+        run_at = None if request.run_at is None else check_moment(request.run_at, "run_at")
+        deadline = None if request.deadline is None else check_moment(request.deadline, "deadline")
+        if deadline is not None and deadline <= max(run_at or _now(), _now()):
             raise BadRequest("the deadline is over before the job could run")
         callback = None if request.callback_url is None else self._targets.check(request.callback_url)
         made = _submission(principal, request, key, spec, params, channels, callback)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from .. import telemetry, wire
 from ..access import Rate, Slots, Tokens, may_hear, need_scope
-from ..domain import Channel, Cursor, Position, Principal, format_cursor, inbox, new_job_id
+from ..domain import Channel, Cursor, Position, Principal, check_channel, format_cursor, inbox, new_job_id
 from ..errors import BadCursor, BadFrame, Forbidden, PushsvcError, TooManyChannels, Unauthorized
 from ..hub import Hub
 from ..settings import Settings
@@ -261,7 +261,7 @@ class Session:
         await self._join(frame.id, frame.channels, Cursor.parse(frame.cursor, self._desk.settings.cursor_limit), {})
 
     async def _unsubscribe(self, frame: wire.Unsubscribe) -> None:
-        for name in frame.channels:
+        for name in [check_channel(name) for name in frame.channels]:
             self._desk.hub.detach(self, Channel(self._known().tenant, name))
         self._socket.send(wire.ok_frame(frame.id, {}))
 

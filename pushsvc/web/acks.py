@@ -11,7 +11,7 @@ from ..access import may_hear
 from ..domain import Cursor
 from ..errors import Forbidden
 from ..store import Device, PositionStore
-from ..wire import DeviceName
+from ..text import DeviceName
 from .api import Api, read_body
 
 

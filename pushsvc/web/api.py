@@ -72,7 +72,7 @@ class Api:
 async def read_body(request: Request, model: type[Model], limit: int) -> Model:
     """The JSON body as `model`. Raises TooLarge, BadRequest; nothing of the body is in the message."""
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if _DIGITS.fullmatch(declared) and int(declared) > limit:
         raise TooLarge(f"the body may have {limit} bytes")
     data = bytearray()
     try:
@@ -84,24 +84,54 @@ async def read_body(request: Request, model: type[Model], limit: int) -> Model:
         # Nobody reads the answer; but it is the client that went away, and no error of ours.
         raise BadRequest("the request ended before its body did") from None
     try:
-        return model.model_validate(wire.load(bytes(data)))
+        return model.model_validate(wire.read(bytes(data)))
     except ValidationError as error:
-        found = [
-            {"field": ".".join(str(part) for part in each["loc"]), "message": each["msg"]}
-            for each in error.errors(include_input=False, include_url=False, include_context=False)
-        ]
-        raise BadRequest("the body is not as it should be", errors=found) from None
-    except ValueError:
-        raise BadRequest("the body is not JSON") from None
+        raise BadRequest("the body is not as it should be", errors=wire.mistakes(error)) from None
+    except ValueError as error:
+        raise BadRequest(f"the body is not JSON as it should be: {error}") from None
 
 
-_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
+LONGEST_PREFER = 1000
+"""Characters of all `Prefer` headers, beyond which none of them is read."""
+
+_DIGITS = re.compile("[0-9]{1,18}")
+_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_WORD = rf'{_TOKEN}|"(?:[^"\\]|\\.)*"'
+_PARAMETER = rf"{_TOKEN}(?:\s*=\s*(?:{_WORD})?)?"
+_PREFERENCE = re.compile(rf"\s*({_TOKEN})(?:\s*=\s*({_WORD})?)?(?:\s*;\s*(?:{_PARAMETER})?)*\s*")
 
 
 def prefer_wait(request: Request, most: float) -> float | None:
-    """Seconds of `Prefer: wait=N` (RFC 7240), cut to `most`; None where it is not asked for."""
-    match = _PREFER_WAIT.search(request.headers.get("prefer", ""))
-    return min(float(match[1]), most) if match else None
+    """Seconds of `Prefer: wait=N` (RFC 7240, section 4.3), cut to `most`; None where it is not asked for.
+
+    Of several the first counts. What is not understood is passed over, as the RFC wants it.
+    """
+    text = ",".join(request.headers.getlist("prefer"))
+    for preference in split_list(text) if len(text) <= LONGEST_PREFER else ():
+        match = _PREFERENCE.fullmatch(preference)
+        if match is None or match[1].lower() != "wait":
+            continue
+        digits = (match[2] or "").strip('"')
+        return min(float(digits), most) if _DIGITS.fullmatch(digits) else None
+    return None
+
+
+def split_list(text: str) -> list[str]:
+    """The members of a header that is a list (RFC 9110, section 5.6.1): split at commas outside of quotes."""
+    return [part for part in (found.strip() for found in _MEMBER.findall(text)) if part]
+
+
+_MEMBER = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*(?:"|$))+')
+
+
+def one_header(request: Request, name: str) -> str | None:
+    """A header that may be there once. Raises BadRequest on two of it: which of them counts, nobody can know."""
+    found = request.headers.getlist(name)
+    if len(found) > 1:
+        raise BadRequest(f"there are {len(found)} headers {name}; send one")
+    return found[0] if found else None
 
 
 def query_number(request: Request, name: str, default: float, least: float, most: float) -> float:
@@ -109,10 +139,9 @@ def query_number(request: Request, name: str, default: float, least: float, most
     text = request.query_params.get(name)
     if text is None:
         return default
-    try:
-        value = float(text)
-    except ValueError:
-        raise BadRequest(f"{name} is a number") from None
-    if not value >= least:
+    if not _NUMBER.fullmatch(text):
+        raise BadRequest(f"{name} is a number, at least {least:g}")
+    value = float(text)
+    if value < least:
         raise BadRequest(f"{name} is at least {least:g}")
     return min(value, most)

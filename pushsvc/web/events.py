@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 from urllib.parse import unquote
 
-from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
@@ -15,9 +14,10 @@ from starlette.websockets import WebSocket
 
 from ..access import allowed_origin, bearer
 from ..domain import Channel, Cursor, Principal
-from ..errors import BadRequest, Forbidden, PushsvcError
+from ..errors import Forbidden, PushsvcError
 from ..store import Device
 from ..tasks import stop
+from ..text import check_name
 from ..transports import (
     EXTENSION,
     RETRY_MS,
@@ -31,12 +31,10 @@ from ..transports import (
     nothing_follows,
     own_inbox,
 )
-from ..wire import SUBPROTOCOL, DeviceName
+from ..wire import SUBPROTOCOL
 from .api import JSON, Api, query_number
 from .problems import problem_response
 from .tickets import Tickets
-
-_device_names: TypeAdapter[str] = TypeAdapter(DeviceName)
 
 
 class Events:
@@ -138,10 +136,7 @@ class Events:
         device = request.query_params.get("device")
         if text or device is None:
             return Cursor.parse(text, self._api.settings.cursor_limit)
-        try:
-            name = _device_names.validate_python(device)
-        except ValidationError:
-            raise BadRequest("a device is a name of 1 to 100 characters") from None
+        name = check_name(device, "a device", 100)
         return Cursor(await self._api.desk.positions.acked(Device(principal.tenant, principal.subject, name)))
 
 

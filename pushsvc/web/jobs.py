@@ -16,8 +16,9 @@ from ..domain import (
 )
 from ..errors import BadRequest, Gone, JobError
 from ..jobs import JobRequest
+from ..text import check_name
 from ..transports import until_final
-from .api import JSON, Api, prefer_wait, query_number, read_body
+from .api import JSON, Api, one_header, prefer_wait, query_number, read_body
 from .problems import MEDIA_TYPE
 
 RETRY_AFTER = "1"
@@ -99,10 +100,11 @@ class Jobs:
             raise BadRequest(f"status is one of {', '.join(JobStatus)}")
         if after is not None and not is_job_id(after):
             raise BadRequest("after is a job's id")
+        name = query.get("job")
+        if name is not None:
+            check_name(name, "job", 100)
         limit = int(query_number(request, "limit", 50, 1, 500))
-        jobs = await api.jobs.of_owner(
-            principal.tenant, principal.subject, status, query.get("job"), after, limit + 1
-        )
+        jobs = await api.jobs.of_owner(principal.tenant, principal.subject, status, name, after, limit + 1)
         shown = jobs[:limit]
         views = await asyncio.gather(*(api.views.view(job) for job in shown))
         following = b',"next":%b' % wire.dump(shown[-1].id if len(jobs) > limit else None)
@@ -110,10 +112,8 @@ class Jobs:
 
 
 def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not 1 <= len(key) <= 255:
-        raise BadRequest("an Idempotency-Key has 1 to 255 characters")
-    return key
+    key = one_header(request, "Idempotency-Key")
+    return None if key is None else check_name(key, "an Idempotency-Key", 255)
 
 
 def _wants_html(request: Request) -> bool:

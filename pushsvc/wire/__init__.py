@@ -5,7 +5,7 @@ An event's bytes are a function of its job's row, made once and written as they 
 """
 
 from .bus import bus_event, bus_progress, parse_bus
-from .encoding import dump, load
+from .encoding import dump, load, mistakes, read
 from .events import (
     Delivery,
     event,
@@ -23,7 +23,6 @@ from .frames import (
     SUBPROTOCOL,
     Ack,
     ClientFrame,
-    DeviceName,
     Hello,
     Refresh,
     Submit,
@@ -42,7 +41,6 @@ __all__ = [
     "Ack",
     "ClientFrame",
     "Delivery",
-    "DeviceName",
     "Hello",
     "Refresh",
     "Submit",
@@ -57,6 +55,7 @@ __all__ = [
     "event_type",
     "is_final",
     "load",
+    "mistakes",
     "ok_frame",
     "ok_frame_of",
     "parse_bus",
@@ -65,6 +64,7 @@ __all__ = [
     "progress_frame",
     "progress_item",
     "published",
+    "read",
     "reset_frame",
     "reset_item",
     "sse_block",

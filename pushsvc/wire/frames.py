@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from ..errors import BadFrame, PushsvcError
-from .encoding import dump, load
+from ..text import DeviceName, Key, Name
+from .encoding import dump, mistakes, read
 
 SUBPROTOCOL = "pushsvc.v1"
 
@@ -17,9 +18,6 @@ SUBPROTOCOL = "pushsvc.v1"
 
 _Channels = Annotated[list[str], Field(max_length=1000)]
 _Id = Annotated[int, Field(ge=0, le=2**53)]
-
-
-DeviceName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class Hello(BaseModel, extra="ignore"):
@@ -71,9 +69,9 @@ class Submit(BaseModel, extra="ignore"):
 
     op: Literal["submit"]
     id: _Id | None = None
-    job: Annotated[str, Field(max_length=100)]
+    job: Name
     params: dict[str, Any] = {}
-    key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    key: Key | None = None
 
 
 ClientFrame = Hello | Subscribe | Unsubscribe | Ack | Refresh | Submit
@@ -83,21 +81,21 @@ _frames: TypeAdapter[ClientFrame] = TypeAdapter(Annotated[ClientFrame, Field(dis
 def parse_frame(text: str | bytes) -> ClientFrame:
     """A client's frame. Raises BadFrame, saying which member is wrong; a token is never in the message."""
     try:
-        return _frames.validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadFrame(f"{where}: {first['msg']}" if where else first["msg"], **_echo(text)) from None
-
-
-def _echo(text: str | bytes) -> dict[str, Any]:
-    """The id of a frame that is otherwise wrong, so that its sender knows which one was."""
+        value = read(text)
+    except ValueError as error:
+        raise BadFrame(f"the frame is not JSON as it should be: {error}") from None
     try:
-        value = load(text)
-    except ValueError:
-        return {}
+        return _frames.validate_python(value)
+    except ValidationError as error:
+        [first, *_] = mistakes(error)
+        where = f"{first['field']}: " if first["field"] else ""
+        raise BadFrame(where + first["message"], **_echo(value)) from None
+
+
+def _echo(value: Any) -> dict[str, Any]:
+    """The id of a frame that is otherwise wrong, so that its sender knows which one was."""
     number = value.get("id") if isinstance(value, dict) else None
-    return {"request": number} if isinstance(number, int) else {}
+    return {"request": number} if type(number) is int and abs(number) <= 2**53 else {}
 
 
 def text_frame(payload: bytes) -> bytes:

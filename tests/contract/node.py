@@ -68,9 +68,11 @@ class Node:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, ws: str = "direct", port: int = 0) -> AsyncIterator[Node]:
-    """A node with these settings, its sockets served by `ws`, one of WS_CLASSES."""
-    service = Service(settings=settings)
+async def serving(
+    settings: Settings, ws: str = "direct", port: int = 0, service: Service | None = None
+) -> AsyncIterator[Node]:
+    """A node with these settings, its sockets served by `ws`, one of WS_CLASSES; `service` may have jobs."""
+    service = Service(settings=settings) if service is None else service
     config = uvicorn.Config(
         service.asgi(),
         http=DirectHttp if ws == "direct" else "auto",

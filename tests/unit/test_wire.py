@@ -174,7 +174,7 @@ def test_a_message_on_the_bus_means_this(vector: dict[str, Any]) -> None:
 
 # What no list of examples can say
 
-CONTROLS = "".join(map(chr, [*range(32), 127]))
+CONTROLS = "".join(map(chr, [*range(32), *range(127, 160), 0x2028, 0x2029]))
 names = st.builds(
     lambda kind, key: f"{kind}:{key}",
     st.sampled_from(["job", "user", "group"]),
