@@ -141,8 +141,9 @@ class Hub:
     def _enter(self, listener: Listener, channel: Channel) -> Subscription:
         feed = self._feeds.get(channel)
         if feed is None:
+            name = topic(channel).encode()
             feed = self._feeds[channel] = Feed(channel, self._repair)
-            self._ears[topic(channel).encode()] = feed.hear
+            self._ears[name] = feed.hear
         subscription = feed.enter(listener)
         self._subscriptions.setdefault(listener, {})[channel] = subscription
         return subscription

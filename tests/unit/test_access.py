@@ -51,6 +51,18 @@ def test_a_minted_token_says_who_it_is_and_what_it_may() -> None:
     assert TOKENS.verify(token) == principal, "again"
 
 
+@pytest.mark.parametrize("channel", ["user:bob", "user:me", "job:01J9ZZ8QG5V0000000000000AB", "group:", "ops"])
+def test_a_token_is_made_for_groups_only(channel: str) -> None:
+    with pytest.raises(BadRequest):
+        TOKENS.mint("me", channels=[channel])
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("inf"), float("nan"), 1e300, True, "1h"])
+def test_a_token_has_an_end_that_a_calendar_knows(ttl: Any) -> None:
+    with pytest.raises(BadRequest, match="valid for"):
+        TOKENS.mint("me", ttl=ttl)
+
+
 def test_a_plain_token_may_submit_and_read_in_the_default_tenant() -> None:
     principal = TOKENS.verify(signed())
     assert (principal.tenant, principal.scopes, principal.channels) == ("default", DEFAULT_SCOPES, frozenset())
