@@ -11,10 +11,15 @@ def owns(principal: Principal, job: Job) -> bool:
     return job.tenant == principal.tenant and (job.owner is None or job.owner == principal.subject)
 
 
+def is_group(channel: str) -> bool:
+    """Groups are what a token can open by naming them."""
+    return channel.startswith("group:")
+
+
 def may_hear(principal: Principal, channel: str) -> bool:
     """Whether the channel is the subject's own inbox, or a group that its token names. Another's inbox never is, nor
     a job's channel, whatever the token names: jobs are decided by their owner, which only the store knows."""
-    return channel == inbox(principal.subject) or (channel.startswith("group:") and channel in principal.channels)
+    return channel == inbox(principal.subject) or (is_group(channel) and channel in principal.channels)
 
 
 def need_publish(principal: Principal, channels: tuple[str, ...]) -> None:
