@@ -122,7 +122,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
         environ = os.environ if environ is None else environ
         values: dict[str, Any] = {}
         for name, value in environ.items():
-            if not name.startswith(PREFIX) or value == "":
+            if not name.startswith(PREFIX) or value == "" or _of_kubernetes(name, value):
                 continue
             field = name.removeprefix(PREFIX).lower()
             if field not in cls.model_fields:
@@ -182,6 +182,19 @@ def mask_url(url: str) -> str:
     tail = "***" if (login := _PASSWORD.search(url)) and _PASSWORD_FIELD.search(login[0]) else ""
     masked = re.sub(_PASSWORD.pattern + (r"[^&]*" if tail else ""), rf"\1:***@{tail}", url)
     return _PASSWORD_FIELD.sub(r"\1***", masked)
+
+
+_SERVICE_LINK = re.compile(
+    rf"{PREFIX}(?:[A-Z0-9_]+?_)??(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?"
+    r"|(?P<url>PORT)|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+
+
+def _of_kubernetes(name: str, value: str) -> bool:
+    """Whether Kubernetes has set this for a Service whose name begins with `pushsvc`, as it does in every pod of its
+    namespace (`enableServiceLinks`). Its `…_PORT` is a URL; a mere number is somebody's mistake."""
+    match = _SERVICE_LINK.fullmatch(name)
+    return match is not None and (match["url"] is None or "://" in value)
 
 
 def _unknown(name: str, cls: type[Settings]) -> str:

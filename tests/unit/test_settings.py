@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from pushsvc.errors import SettingsError
-from pushsvc.settings import Settings, mask_url, parse_duration, parse_size
+from pushsvc.settings import Settings, _of_kubernetes, mask_url, parse_duration, parse_size
 
 
 def test_nothing_set_gives_the_documented_defaults() -> None:
@@ -117,6 +117,36 @@ def test_sizes(text: object, size: int) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_size(text)
+
+
+OF_KUBERNETES = {
+    "PUSHSVC_SERVICE_HOST": "10.96.0.12",
+    "PUSHSVC_SERVICE_PORT": "8000",
+    "PUSHSVC_SERVICE_PORT_HTTP": "8000",
+    "PUSHSVC_PORT": "tcp://10.96.0.12:8000",
+    "PUSHSVC_PORT_8000_TCP": "tcp://10.96.0.12:8000",
+    "PUSHSVC_PORT_8000_TCP_PROTO": "tcp",
+    "PUSHSVC_PORT_8000_TCP_PORT": "8000",
+    "PUSHSVC_PORT_8000_TCP_ADDR": "10.96.0.12",
+}
+
+
+@pytest.mark.parametrize("service", ["PUSHSVC", "PUSHSVC_WEB", "PUSHSVC_2_BLUE"])
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting(service: str) -> None:
+    links = {name.replace("PUSHSVC", service, 1): value for name, value in OF_KUBERNETES.items()}
+    assert Settings.from_env(links | {"PUSHSVC_MAX_JOBS": "3"}) == Settings.from_env({"PUSHSVC_MAX_JOBS": "3"})
+
+
+def test_a_port_that_somebody_sets_is_refused() -> None:
+    with pytest.raises(SettingsError, match="PUSHSVC_PORT is not a setting"):
+        Settings.from_env({"PUSHSVC_PORT": "8000"})
+
+
+def test_no_setting_can_be_taken_for_one_of_kubernetes() -> None:
+    for field in Settings.model_fields:
+        with pytest.raises(SettingsError, match=f"PUSHSVC_{field.upper()}X"):
+            Settings.from_env({f"PUSHSVC_{field.upper()}X": "tcp://1:1"})
+        assert not _of_kubernetes(f"PUSHSVC_{field.upper()}", "tcp://1:1")
 
 
 SECRETS: dict[str, Any] = {
