@@ -55,7 +55,10 @@ class Endpoint:
             known = ("redis", "rediss") if form else ("redis", "rediss", "unix")
             if form not in ("", "sentinel", "cluster") or transport not in known:
                 raise ValueError("its scheme is another")
+            _check_encoding(rest)
             if not form:
+                if transport != "unix":
+                    _check_place(rest)
                 return cls._single(url.strip())
             return cls._several(transport, "sentinel" if form == "sentinel" else "cluster", rest)
         except (ValueError, TypeError, RedisError, OSError) as error:
@@ -106,9 +109,45 @@ class Endpoint:
         return (str(user), str(password)) if user else (str(password),)
 
 
+def _check_encoding(rest: str) -> None:
+    """Raises ValueError where a character of the password ends it, and what follows would be taken for a host."""
+    before, _, query = rest.partition("?")
+    place, _, path = before.partition("/")
+    if "#" in rest:
+        raise ValueError("a # in it has to be percent-encoded, as %23")
+    if "@" in path and "@" not in place and place:
+        raise ValueError("a / in the user or the password has to be percent-encoded, as %2F")
+    if query and not all("=" in part for part in query.split("&")):
+        raise ValueError("a ? in the user or the password has to be percent-encoded, as %3F")
+
+
+def _check_place(rest: str) -> None:
+    """Raises ValueError where redis-py would go to another server, or another database, without a word."""
+    place, _, path = rest.partition("?")[0].partition("/")
+    _, at, host = place.rpartition("@")
+    if at and not host:
+        raise ValueError("it names no host")
+    if ":" in host.rpartition("]")[2] and not host.rpartition(":")[2]:
+        raise ValueError("after the host's colon comes its port")
+    if path and not (path.isascii() and path.isdecimal()):
+        raise ValueError("what follows the host is the number of a database, as /0")
+
+
+# What our own reading of answers goes by.
+_FIXED = {"decode_responses": False, "encoding": "utf-8", "encoding_errors": "strict", "protocol": 2}
+
+
+def _take_fixed(options: dict[str, Any]) -> None:
+    for name, value in _FIXED.items():
+        # As text: redis-py takes "false" for true.
+        if str(options.pop(name, value)).lower() != str(value).lower():
+            raise ValueError(f"{name} is not to be set: pushsvc reads Redis' answers as they are; take it out")
+
+
 def _understood(url: str) -> tuple[type[Any], dict[str, Any], dict[str, Any]]:
     """The class of its connections, what they take, and what their pool takes."""
     options: dict[str, Any] = dict(parse_url(url))
+    _take_fixed(options)
     pool = {name: options.pop(name) for name in _POOL_OPTIONS if name in options}
     connection: type[Any] = pool.pop("connection_class", Connection)
     if issubclass(connection, SSLConnection) and options.get("ssl_cert_reqs") != "none":
