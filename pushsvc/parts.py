@@ -10,14 +10,16 @@ from pydantic import SecretStr
 
 from .access import Rate, Revocations, Slots, Targets, Tokens
 from .bus import BusClient, Publisher, Queue, RedisClient, connect, connect_bus
+from .domain import DEFAULT_DEPLOYMENT
 from .errors import BadRequest, SettingsError
 from .hub import Hub
 from .jobs import Announcer, Canceller, Publications, Registry, Submitter, Sweeper, Worker
-from .ops import ProbedRegistry, check_budget
+from .ops import Health, ProbedRegistry, check_budget
 from .queries import DatabasePool
 from .settings import Settings
 from .store import (
     UNHURRIED,
+    Beats,
     EventStore,
     JobStore,
     PositionStore,
@@ -166,6 +168,14 @@ class Parts:
             last_progress=self.publisher.last_progress,
         )
         return self._hub
+
+    @cached_property
+    def beats(self) -> Beats:
+        return Beats(self.postgres, DEFAULT_DEPLOYMENT, self.settings.lease)
+
+    @cached_property
+    def health(self) -> Health:
+        return Health(self.beats, self.queue, self.publisher if self.settings.bus_url else None)
 
     def worker(self) -> Worker:
         return Worker(

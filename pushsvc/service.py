@@ -20,7 +20,7 @@ from .access import DEFAULT_SCOPES
 from .domain import Channel, Position, Revocation, check_channel, check_subject, check_tenant
 from .errors import BadRequest, PushsvcError, SettingsError
 from .jobs import JobSpec, Registry, params_model
-from .ops import Doctor, Examination, Health
+from .ops import Doctor, Examination
 from .parts import Parts
 from .queries import Database
 from .settings import LONGEST, LONGEST_VALUE, Settings, parse_duration
@@ -248,6 +248,7 @@ class Service:
         sweeping = asyncio.create_task(parts.sweeper.run(), name="sweeper")
         running = asyncio.create_task(worker.run(), name="worker")
         sending = asyncio.create_task(courier.run(), name="courier")
+        beating = asyncio.create_task(parts.beats.run(), name="beats")
         stopping = asyncio.create_task(until.wait())
         try:
             await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -256,7 +257,7 @@ class Service:
             courier.stop()
             await sending
         finally:
-            await stop(sweeping, stopping, running, sending)
+            await stop(sweeping, stopping, running, sending, beating)
             await parts.close()
             self._parts = None
 
@@ -280,7 +281,7 @@ class Service:
                 await self.drain()
                 await parts.close()
 
-        return application(parts.api, [*Health(parts.postgres, parts.redis).routes(), *routes], lifespan)
+        return application(parts.api, [*parts.health.routes(), *routes], lifespan)
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from .cluster import BusClient, Cluster, connect_bus
 from .connection import LONGEST_WAIT, RedisClient, connect
-from .faults import FAULTS, away
+from .faults import FAULTS, away, described
 from .link import Ear
 from .publisher import CANCEL_TOPIC, Publisher, channel_of, topic
 from .queue import Claimed, Queue, Queued
@@ -25,5 +25,6 @@ __all__ = [
     "channel_of",
     "connect",
     "connect_bus",
+    "described",
     "topic",
 ]

@@ -139,6 +139,10 @@ class Publisher:
         except FAULTS:
             return None
 
+    async def check(self) -> None:
+        """Write something, as progress does. Raises what FAULTS lists when Redis is away, or takes no changes."""
+        await self._outlet.snapshot("pushsvc:check", b"1", 60, ())
+
     async def forget_progress(self, job: str) -> None:
         """Drop the snapshot. Raises what FAULTS lists when Redis is away."""
         await self._outlet.delete(_progress_key(job))

@@ -68,6 +68,10 @@ class Queue:
     async def _run(self, script: str, keys: Sequence[str], *args: Any) -> Any:
         return await self._scripts[script](keys=keys, args=args)
 
+    async def check(self) -> None:
+        """Write something, as everything here does: a server may answer and take no changes."""
+        await self._redis.set(f"{self.name}:check", b"1", ex=60)
+
     async def enqueue(self, jobs: Sequence[Queued]) -> None:
         """Put jobs on the queue; one that is there already stays as it is. Wakes a worker if any is due."""
         now = now_ms()

@@ -1,5 +1,6 @@
 """PostgreSQL remembers: jobs, channels and events, and every change of them."""
 
+from .beats import Beats
 from .conninfo import Conninfo
 from .events import ChannelState, EventStore, Page, Published, locate
 from .faults import described, is_away, is_lost
@@ -14,6 +15,7 @@ from .webhooks import Viewer, Webhook, WebhookStore
 __all__ = [
     "MAX_LOSSES",
     "UNHURRIED",
+    "Beats",
     "ChannelState",
     "Connection",
     "Conninfo",

@@ -10,6 +10,10 @@ JOB = """id, tenant, owner, name, status, version, attempt, created_at, changed_
     finished_at, expires_at, error, inline, result_bytes, result_sha256, callback_url"""
 _J = ", ".join(f"j.{column.strip()}" for column in JOB.split(","))
 
+# What is running may be taken from its worker: its lease has run out, and all the while leases could be written.
+_LAPSED = """lease_until < now() AND NOT EXISTS (
+            SELECT 1 FROM pushsvc.beats b WHERE b.deployment = jobs.deployment AND b.overdue_at < now())"""
+
 # Submission ---------------------------------------------------------------------------------------
 
 INSERT_JOBS = f"""
@@ -71,7 +75,7 @@ WITH due AS (
     SELECT id FROM pushsvc.jobs
     WHERE id = ANY($1::text[]) AND (deadline IS NULL OR deadline > now())
         AND (status = 'queued' AND run_at <= now() + interval '100 milliseconds'
-            OR status = 'running' AND lease_until < now() AND attempt - failures <= $4)
+            OR status = 'running' AND attempt - failures <= $4 AND {_LAPSED})
     ORDER BY id FOR UPDATE SKIP LOCKED
 )
 UPDATE pushsvc.jobs j
@@ -170,15 +174,52 @@ WHERE status = 'queued' AND run_at < now() + interval '1 hour' AND (run_at, id) 
 ORDER BY run_at, id LIMIT $3
 """
 
-LAPSED = """
+LAPSED = f"""
 SELECT id, name, version, attempt - failures AS losses FROM pushsvc.jobs
-WHERE status = 'running' AND lease_until < now() ORDER BY lease_until LIMIT $1
+WHERE status = 'running' AND {_LAPSED} ORDER BY lease_until LIMIT $1
 """
 
-OVERDUE = """
+OVERDUE = f"""
 SELECT id, version FROM pushsvc.jobs
-WHERE deadline < now() AND (status = 'queued' OR status = 'running' AND lease_until < now())
+WHERE deadline < now() AND (status = 'queued' OR status = 'running' AND {_LAPSED})
 ORDER BY deadline LIMIT $1
+"""
+
+# Beats --------------------------------------------------------------------------------------------
+# $2 is the lease, $3 when the next beat is overdue, $4 how far apart they are meant to be, in seconds. What leases
+# lost in a spell without beats, they get back; after one longer than themselves, or the first for a while, they begin
+# anew. So beats that are always late keep the jobs of a dead worker longer, and not for ever.
+
+BEAT = """
+WITH last AS MATERIALIZED (
+    SELECT deployment, extract(epoch FROM now() - beat_at)::float AS silent, overdue_at < now() AS spell,
+        now() - beat_at > make_interval(secs => $2::float)
+            OR coalesce(grace_until + make_interval(secs => $2::float) < now(), true) AS anew
+    FROM pushsvc.beats WHERE deployment = $1 FOR UPDATE
+), beat AS (
+    UPDATE pushsvc.beats b
+    SET beat_at = greatest(b.beat_at, now()),
+        overdue_at = greatest(b.overdue_at, now() + make_interval(secs => $3::float)),
+        grace_until = CASE WHEN l.spell THEN now() + make_interval(secs => $2::float)
+            ELSE b.grace_until END
+    FROM last l WHERE b.deployment = l.deployment
+    RETURNING CASE WHEN l.spell THEN l.silent ELSE 0 END AS silent
+), held AS MATERIALIZED (
+    SELECT j.id FROM last l JOIN pushsvc.jobs j ON l.spell AND j.deployment = l.deployment
+    WHERE j.status = 'running' ORDER BY j.id FOR UPDATE OF j
+), spared AS (
+    UPDATE pushsvc.jobs j
+    SET lease_until = CASE WHEN l.anew THEN greatest(j.lease_until, now() + make_interval(secs => $2::float))
+        ELSE j.lease_until + make_interval(secs => greatest(0, l.silent - $4::float)) END
+    FROM held h, last l WHERE j.id = h.id
+    RETURNING 1
+)
+SELECT silent, (SELECT count(*) FROM spared) AS spared FROM beat
+"""
+
+FIRST_BEAT = """
+INSERT INTO pushsvc.beats (deployment, beat_at, overdue_at)
+VALUES ($1, now(), now() + make_interval(secs => $2::float)) ON CONFLICT DO NOTHING
 """
 
 # Retention ----------------------------------------------------------------------------------------

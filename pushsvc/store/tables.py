@@ -285,9 +285,10 @@ Index(
 beats = Table(
     "beats",
     metadata,
-    # When a worker of the deployment could last write here, and until when no lease counts as lapsed: time in which
-    # nobody could renew one is nobody's fault.
+    # When a process of the deployment could last write here, when it should have again, and for how long leases have
+    # been given anew: time in which nobody could renew one is nobody's fault.
     Column("deployment", Text, primary_key=True),
     Column("beat_at", _moment, nullable=False),
+    Column("overdue_at", _moment, nullable=False),
     Column("grace_until", _moment),
 )

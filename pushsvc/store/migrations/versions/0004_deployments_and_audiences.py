@@ -89,6 +89,7 @@ def upgrade() -> None:
         "beats",
         sa.Column("deployment", sa.Text(), nullable=False),
         sa.Column("beat_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("overdue_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("grace_until", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("deployment", name=op.f("beats_pkey")),
         schema="pushsvc",
