@@ -114,7 +114,8 @@ def described(error: BaseException) -> str:
     which may name hosts, roles and values."""
     if isinstance(error, Refused) and error.__cause__ is not None:
         error = error.__cause__
-    state = sqlstate(error)
+    # Of several hosts, none is the primary.
+    state = READ_ONLY if isinstance(error, asyncpg.TargetServerAttributeNotMatched) else sqlstate(error)
     for length in (5, 3, 2):
         if state[:length] in _WORDS:
             return _WORDS[state[:length]]

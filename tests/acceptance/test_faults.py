@@ -168,7 +168,9 @@ async def test_redis_away_for_a_while_is_only_a_delay(fragile: Cluster, engines:
         (first,) = await live.take(1)
         assert (first.job, first.event["type"]) == (before["id"], "job.succeeded"), "it came without Redis"
         polling = asyncio.create_task(alice.long_poll(live.cursor).take(3))
-        assert web.health() == {"status": "ok", "postgres": True, "redis": False}
+        health = web.health()
+        assert health.pop("causes") == {"redis": "Redis can't be reached"}
+        assert health == {"status": "ok", "postgres": True, "redis": False}
         await asyncio.sleep(max(0.0, over - time.monotonic()))  # the outage itself, not luck
         await asyncio.to_thread(engines.valkey.start)
         pushed = await live.take(3)
@@ -250,6 +252,7 @@ async def test_without_postgresql_nothing_is_accepted(fragile: Cluster, engines:
         assert int(refused.headers["retry-after"]) > 0
         health = await alice.get("/readyz")
         assert (health.status_code, health.json()["postgres"]) == (503, False)
+        assert health.json()["causes"] == {"postgres": "PostgreSQL can't be reached right now"}
         fragile.open_gate("open")  # its end waits for PostgreSQL
         await asyncio.to_thread(engines.postgres.start)
         after = await alice.submit("counting")
