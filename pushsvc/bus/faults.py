@@ -24,7 +24,7 @@ from ..errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
-FAULTS = (OSError, asyncio.TimeoutError, RedisError)
+FAULTS = (OSError, asyncio.TimeoutError, RedisError, hiredis.HiredisError)
 """Whatever may go wrong with Redis. PostgreSQL has the facts, so none of it is ever fatal."""
 
 SAY_EVERY = 10.0

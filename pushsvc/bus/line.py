@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import hiredis
 from redis.crc import key_slot
 
+from ..tasks import forever, tolerated
 from .faults import FAULTS, away
 from .link import Link
 
@@ -67,13 +68,14 @@ class Line:
         self._probe: tuple[str, int] | None = None
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
+        self._delay = SHORTEST
 
     @property
     def connected(self) -> bool:
         return self._link is not None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._stay_connected(), name="bus:line")
+        self._task = asyncio.create_task(forever("a line to pub/sub", self._connect_and_serve), name="bus:line")
 
     def close(self) -> asyncio.Task[None] | None:
         """Hear nothing more at once; the answer is the task that ends on its own."""
@@ -125,27 +127,27 @@ class Line:
 
     # The connection
 
-    async def _stay_connected(self) -> None:
-        delay = SHORTEST
-        while True:
-            try:
-                link = await self._connect(self._received)
-            except (*FAULTS, hiredis.HiredisError) as error:
-                away("connecting to pub/sub", error)
-            else:
-                begun = time.monotonic()
-                await self._serve(link)
-                if time.monotonic() - begun > STABLE:
-                    delay = SHORTEST
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-            delay = min(delay * 2, LONGEST)
+    async def _connect_and_serve(self) -> None:
+        """One connection, from its beginning to its end, and the pause before the next."""
+        try:
+            link = await self._connect(self._received)
+        except FAULTS as error:
+            away("connecting to pub/sub", error)
+        else:
+            begun = time.monotonic()
+            await self._serve(link)
+            if time.monotonic() - begun > STABLE:
+                self._delay = SHORTEST
+        await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))
+        self._delay = min(self._delay * 2, LONGEST)
 
     async def _serve(self, link: Link) -> None:
         self._link = link
         try:
-            link.send(*self._commands(dict.fromkeys(self.topics, True)))
-            self._patron.up(self)
-            await self._until_lost(link)
+            with tolerated("a connection to pub/sub"):
+                link.send(*self._commands(dict.fromkeys(self.topics, True)))
+                self._patron.up(self)
+                await self._until_lost(link)
         finally:
             self._link, self._probe = None, None
             self._asked.clear()

@@ -73,8 +73,9 @@ class Link(asyncio.Protocol):
                     self._answered(reply)
                 else:
                     self._on_reply(reply)
-        except hiredis.ProtocolError:
-            logger.exception("Redis spoke no RESP")
+        except Exception as error:
+            # Such as TLS where none was expected. The reader can't find the next reply any more.
+            away("reading what comes by pub/sub", error)
             self.close()
         for topic, messages in heard.items():
             ear = self._ears.get(topic)

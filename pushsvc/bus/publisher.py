@@ -11,6 +11,7 @@ from typing import Any
 from .. import wire
 from ..domain import Channel, Position, Progress
 from ..store.batching import Batcher
+from ..tasks import tolerated
 from .cluster import Cluster
 from .connection import RedisClient
 from .faults import FAULTS, away
@@ -91,8 +92,9 @@ class Publisher:
     def _say_again(self) -> None:
         self._again = None
         unsaid, self._unsaid = self._unsaid, {}
-        if unsaid:
-            self._put(list(unsaid.items()))
+        for message in unsaid.items():
+            with tolerated("publishing what could not be published"):
+                self._put([message])
 
     def close(self) -> None:
         """Say nothing more by itself: the connections are going to be closed."""

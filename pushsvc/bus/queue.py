@@ -88,7 +88,8 @@ class Queue:
             "claim", [self.name, self._wake], now_ms(), limit, int(lease * 1000), worker, first or ""
         )
         next_due = None if score is None else max(float(score) / 1000 - time.time(), 0.0)
-        return Claimed([job.decode() for job in ids], next_due)
+        # Whatever somebody else may have put there: what is no job's id is recognised as such.
+        return Claimed([job.decode(errors="replace") for job in ids], next_due)
 
     async def renew(self, jobs: Sequence[str], lease: float, worker: str) -> None:
         await self._run("renew", [self.name], now_ms(), int(lease * 1000), worker, *jobs)

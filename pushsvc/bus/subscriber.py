@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from .. import telemetry
-from ..tasks import stop
+from ..tasks import forever, stop
 from .endpoint import Address, Endpoint
 from .faults import FAULTS, away
 from .line import Line
 from .link import Ears, Link, open_link
 from .topology import topology_of
-
-logger = logging.getLogger(__name__)
 
 SETTING = "PUSHSVC_BUS_URL, or PUSHSVC_REDIS_URL in its place,"
 
@@ -95,12 +92,13 @@ class Subscriber:
         self._turn: dict[float, list[_Waiter]] = {}
         self._later: list[asyncio.TimerHandle] = []
         self._version = -1
+        self._delay = SHORTEST
         self.connected = False
         """Whether everything published on the topics is heard."""
 
     def start(self) -> None:
         if self._task is None:
-            self._task = asyncio.create_task(self._follow(), name="bus:subscriber")
+            self._task = asyncio.create_task(forever("looking where pub/sub is", self._follow), name="bus:subscriber")
 
     async def stop(self) -> None:
         await stop(self._task)
@@ -128,12 +126,17 @@ class Subscriber:
         """True once Redis has confirmed all of the topics, for which it has `patience` seconds.
 
         False if it can't right now: it will, and `on_connected` says when. What is confirmed already costs
-        nothing; what all callers ask for in one turn of the loop is one write.
+        nothing; what all callers ask for in one turn of the loop is one write. Raises ValueError when one is no
+        valid Unicode: then none of them is subscribed.
         """
         missing = [topic for topic in topics if (known := self._topics.get(topic)) is None or not known.confirmed]
         if not missing:
             return True
-        self._add([topic for topic in missing if topic not in self._topics])
+        new = [topic for topic in missing if topic not in self._topics]
+        for topic in new:
+            # All topics go out in one write: one that can't be written would keep back those of all the others.
+            topic.encode()
+        self._add(new)
         if not self.connected:
             self._recovering.update(missing)
             return False
@@ -260,24 +263,20 @@ class Subscriber:
     # Where the topics live
 
     async def _follow(self) -> None:
-        """Look where the topics live, at once when something is wrong, else now and then."""
-        delay = SHORTEST
-        while True:
-            self._look_now.clear()
-            try:
-                await self._topology.look()
-                self._arrange()
-            except FAULTS as error:
-                away("looking for pub/sub", error)
-            except Exception:
-                logger.exception("where pub/sub is was not understood; it is asked again")
-            if self.connected:
-                delay = SHORTEST
-                await self._told_to_look(self._topology.look_every)
-            else:
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, LONGEST)
-                await self._told_to_look(LONGEST)
+        """Look where the topics live, and wait: until something is wrong, or for a while."""
+        self._look_now.clear()
+        try:
+            await self._topology.look()
+            self._arrange()
+        except FAULTS as error:
+            away("looking for pub/sub", error)
+        if self.connected:
+            self._delay = SHORTEST
+            await self._told_to_look(self._topology.look_every)
+        else:
+            await asyncio.sleep(self._delay)
+            self._delay = min(self._delay * 2, LONGEST)
+            await self._told_to_look(LONGEST)
 
     async def _told_to_look(self, within: float | None) -> None:
         with suppress(asyncio.TimeoutError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ..domain import Channel, Place, Position
+from ..tasks import complain, tolerated
 from ..wire import Delivery, parse_bus, progress_frame, text_frame
 from .listener import Listener
 
@@ -110,8 +111,12 @@ class Feed:
                 # The usual case: nothing needs to be parsed.
                 _, self._at, frame = parts
                 frames.append(frame)
-            else:
+                continue
+            try:
                 self._hear_out(message, frames)
+            except Exception as error:
+                # What was accepted before it is still to be written, and what comes behind it to be heard.
+                complain("taking a message from the bus", error)
         self._flush(frames)
 
     def _hear_out(self, message: bytes, frames: list[bytes]) -> None:
@@ -205,13 +210,32 @@ class Feed:
     def _flush(self, frames: list[bytes]) -> None:
         """Give every live subscription what has been accepted: one join, one write each."""
         if frames:
-            data = frames[0] if len(frames) == 1 else b"".join(frames)
-            for write in self._writers or self._prepared():
-                write(data)
+            self._write(frames[0] if len(frames) == 1 else b"".join(frames), self._writers or self._prepared())
         if self._deliveries:
             deliveries, self._deliveries = self._deliveries, []
             for subscription in self._others:
-                self._deliver(subscription, deliveries)
+                try:
+                    self._deliver(subscription, deliveries)
+                except Exception as error:
+                    self._fell_over(subscription, error)
+
+    def _write(self, data: bytes, writers: Iterable[Callable[[bytes], object]]) -> None:
+        """To one after another; one that raises harms itself only."""
+        rest = iter(writers)
+        while True:
+            try:
+                for write in rest:
+                    write(data)
+                return
+            except Exception as error:
+                for subscription in [each for each in self._live if each.listener.writer == write]:
+                    self._fell_over(subscription, error)
+
+    def _fell_over(self, subscription: Subscription, error: Exception) -> None:
+        """It may lack what it could not take: its connection ends, and the client goes on from its cursor."""
+        complain("delivering to a connection", error)
+        with tolerated("ending a connection"):
+            subscription.listener.drain()
 
     def _deliver(self, subscription: Subscription, deliveries: Iterable[Delivery]) -> None:
         """Deliver one after another, until its socket is full: the rest is read again when it has drained."""
@@ -225,11 +249,10 @@ class Feed:
     def progress(self, item: bytes) -> None:
         writers = self._prepared()
         if writers:
-            data = text_frame(progress_frame(item))
-            for write in writers:
-                write(data)
+            self._write(text_frame(progress_frame(item)), writers)
         for subscription in self._others:
-            subscription.listener.progress(self.channel, item)
+            with tolerated("showing progress to a connection"):
+                subscription.listener.progress(self.channel, item)
 
     def _prepared(self) -> Sequence[Callable[[bytes], object]]:
         """The live subscriptions' writers, prebuilt: a check per subscriber and event costs a sixth."""

@@ -8,7 +8,6 @@ in what Redis brought, and a socket that was too slow. While Redis is away, Post
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,11 @@ from ..bus import Ear, Subscriber, topic
 from ..domain import Channel, Place, Position
 from ..errors import NotFound, Unavailable
 from ..store import ChannelState, EventStore, locate
-from ..tasks import stop
+from ..tasks import Background, complain
 from .feed import Feed, Subscription
 from .listener import Listener
 from .reading import Reading
 from .tops import TopCheck
-
-logger = logging.getLogger(__name__)
 
 LINGER = 30.0
 """Seconds that a channel stays subscribed on Redis without listeners, as between two long-polls."""
@@ -69,15 +66,15 @@ class Hub:
         self._last_progress = last_progress
         self._subscriptions: dict[Listener, dict[Channel, Subscription]] = {}
         self._paused: set[Listener] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._draining = False
 
     def start(self) -> None:
         self._bus.start()
-        self._spawn(self._tops.run(self._forget_idle))
+        self._background.start("comparing channels with the store", self._tops.run(self._forget_idle))
 
     async def stop(self) -> None:
-        await stop(*self._tasks)
+        await self._background.stop()
         await self._bus.stop()
 
     async def drain(self, within: float = 0.0) -> None:
@@ -117,8 +114,11 @@ class Hub:
         """
         held = self._subscriptions.get(listener, {})
         answers = {c: Attached(held[c].feed.position, True, True, False) for c in places if c in held}
-        entered = {c: self._enter(listener, c) for c in places if c not in held}
+        entered: dict[Channel, Subscription] = {}
         try:
+            for channel in places:
+                if channel not in held:
+                    entered[channel] = self._enter(listener, channel)
             await self._bus.subscribe_all([topic(channel) for channel in entered])
             states = await self._reading.states({channel: places[channel] for channel in entered})
             starts = {channel: locate(channel, places[channel], states[channel]) for channel in entered}
@@ -246,7 +246,7 @@ class Hub:
             position = subscription.feed.catch_up(subscription)
             if position is not None:
                 subscription.place = position
-                self._spawn(self._catch_up(subscription))
+                self._background.start("catching up", self._catch_up(subscription))
 
     async def _catch_up(self, subscription: Subscription) -> None:
         while subscription in subscription.feed:
@@ -258,6 +258,9 @@ class Hub:
             except NotFound:
                 self._drop(subscription)
                 return
+            except Exception as error:
+                complain("reading what a slow connection missed", error)
+                await asyncio.sleep(1.0)
 
     # What Redis brings
 
@@ -268,7 +271,7 @@ class Hub:
     def _repair(self, feed: Feed) -> None:
         if not feed.repairing:
             feed.begin_repair()
-            self._spawn(self._read_gap(feed))
+            self._background.start("reading a gap", self._read_gap(feed))
 
     async def _read_gap(self, feed: Feed) -> None:
         """Read what is missing between the feed's top and the store's, then take what came meanwhile."""
@@ -300,16 +303,6 @@ class Hub:
             if feed.idle_since is not None and feed.idle_since < horizon and feed.idle and not feed.repairing:
                 del self._feeds[channel], self._ears[topic(channel).encode()]
                 self._bus.unsubscribe(topic(channel))
-
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("the hub failed at a background task", exc_info=error)
 
 
 Events = Sequence[tuple[Position, bytes]]

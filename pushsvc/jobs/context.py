@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..domain import Progress
 from ..errors import SettingsError
+from ..tasks import contained
 
 if TYPE_CHECKING:
     from ..queries import Database, QueryRecord
@@ -108,7 +109,7 @@ class JobContext:
 
     def _schedule(self) -> None:
         if not self._closed and (self._teller is None or self._teller.done()):
-            self._teller = asyncio.create_task(self._tell_soon())
+            self._teller = asyncio.create_task(contained("telling progress", self._tell_soon()))
 
     async def _tell_soon(self) -> None:
         """Tell at once, or when the last telling is `PROGRESS_EVERY` ago; what came meanwhile is in it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import time
@@ -26,10 +25,11 @@ from ..domain import (
     check_moment,
     new_job_id,
 )
-from ..errors import BadRequest, QueueFull
+from ..errors import BadRequest, QueueFull, Unavailable
 from ..settings import Settings
 from ..store import JobStore
 from ..store.batching import Batcher
+from ..tasks import Background
 from ..text import Name
 from .registry import JobSpec, Registry
 
@@ -63,7 +63,7 @@ class Submitter:
         self._enqueue: Batcher[Queued, None] = Batcher("enqueue", self._put)
         self._depth = 0
         self._depth_at = float("-inf")
-        self._counting: asyncio.Task[None] | None = None
+        self._background = Background()
 
     async def submit(self, principal: Principal, request: JobRequest, key: str | None = None) -> Accepted:
         """Store the job, then wake a worker. The answer holds the job, or the one that `key` or an equal
@@ -101,8 +101,8 @@ class Submitter:
     def _refuse_when_full(self) -> None:
         """Raises QueueFull by a count at most a little old; counting never delays a submission."""
         now = time.monotonic()
-        if now - self._depth_at > DEPTH_EVERY and (self._counting is None or self._counting.done()):
-            self._counting = asyncio.create_task(self._count())
+        if now - self._depth_at > DEPTH_EVERY and not self._background:
+            self._background.start("counting the queue", self._count())
         if self._depth >= self._limit:
             raise QueueFull(f"{self._limit} jobs are waiting", retry_after=5)
 
@@ -110,8 +110,8 @@ class Submitter:
         try:
             self._depth = await self._store.queued(self._limit)
             self._depth_at = time.monotonic()
-        except Exception as error:
-            logger.debug("the queue was not counted: %s", type(error).__name__)
+        except Unavailable:
+            logger.debug("the queue was not counted, PostgreSQL is away")
 
     async def _put(self, jobs: Sequence[Queued]) -> list[None]:
         try:

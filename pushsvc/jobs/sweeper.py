@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 
 from .. import telemetry, wire
 from ..bus import FAULTS, Queue, Queued, away
@@ -20,6 +21,7 @@ from ..errors import JobExpired, PushsvcError, Unavailable, WorkerLost
 from ..settings import Settings
 from ..store import MAX_LOSSES, Connection, JobStore, Postgres, Retention
 from ..store.statements import SWEEP_LOCK
+from ..tasks import contained, each_apart, forever, tolerated
 from .announce import Announcer
 
 logger = logging.getLogger(__name__)
@@ -56,14 +58,14 @@ class Sweeper:
 
     async def run(self) -> None:
         """Sweep for ever; whatever goes wrong is tried again at the next look."""
-        while True:
-            try:
-                await self._postgres.run(self._alone, within=SWEEP_WITHIN)
-            except Unavailable:
-                logger.debug("no sweep, PostgreSQL is away")
-            except Exception:
-                logger.exception("a sweep failed; the next one tries again")
-            await asyncio.sleep(self._settings.sweep * random.uniform(0.75, 1.25))
+        await forever("sweeping", self._look)
+
+    async def _look(self) -> None:
+        try:
+            await self._postgres.run(self._alone, within=SWEEP_WITHIN)
+        except Unavailable:
+            logger.debug("no sweep, PostgreSQL is away")
+        await asyncio.sleep(self._settings.sweep * random.uniform(0.75, 1.25))
 
     async def _alone(self, connection: Connection) -> None:
         async with connection.transaction():
@@ -71,34 +73,60 @@ class Sweeper:
                 await self.sweep()
 
     async def sweep(self) -> None:
-        """One look at everything."""
-        expired = await self._end(await self._store.overdue(PAGE), JobStatus.EXPIRED, JobExpired)
+        """One look at everything: what goes wrong in one part of it keeps nobody from the others."""
+        swept = {"enqueued": 0, "returned": 0, "expired": 0, "purged": 0}
+        for doing, part in (
+            ("ending jobs past their deadline", self._sweep_overdue),
+            ("sweeping up after lost workers", self._sweep_lapsed),
+            ("sweeping the queue", self._sweep_queue),
+            ("deleting what is past its retention", self._sweep_old),
+        ):
+            with tolerated(doing):
+                await part(swept)
+        if any(swept.values()):
+            telemetry.emit("sweep.done", swept)
+            logger.info("swept: %s", ", ".join(f"{count} {what}" for what, count in swept.items() if count))
+
+    async def _sweep_overdue(self, swept: dict[str, int]) -> None:
+        swept["expired"] += await self._end(await self._store.overdue(PAGE), JobStatus.EXPIRED, JobExpired)
+
+    async def _sweep_lapsed(self, swept: dict[str, int]) -> None:
         lapsed = await self._store.lapsed(PAGE)
         lost = [(job, version) for job, _, version, losses in lapsed if losses > MAX_LOSSES]
-        expired += await self._end(lost, JobStatus.FAILED, lambda: WorkerLost(f"{MAX_LOSSES + 1} workers died"))
-        enqueued = returned = 0
+        swept["expired"] += await self._end(
+            lost, JobStatus.FAILED, lambda: WorkerLost(f"{MAX_LOSSES + 1} workers died")
+        )
+        again = [Queued(job, name, time.time()) for job, name, _, losses in lapsed if losses <= MAX_LOSSES]
         try:
-            again = [Queued(job, name, time.time()) for job, name, _, losses in lapsed if losses <= MAX_LOSSES]
-            returned = await self._ensure_queued(again)
-            enqueued = await self._requeue_missing()
+            swept["returned"] += await self._ensure_queued(again)
         except FAULTS as error:
             away("sweeping the queue", error)
-        purged = await self._purge()
-        if enqueued or returned or expired or purged:
-            measures = {"enqueued": enqueued, "returned": returned, "expired": expired, "purged": purged}
-            telemetry.emit("sweep.done", measures)
-            logger.info("swept: %s", ", ".join(f"{count} {what}" for what, count in measures.items() if count))
+
+    async def _sweep_queue(self, swept: dict[str, int]) -> None:
+        try:
+            swept["enqueued"] += await self._requeue_missing()
+        except FAULTS as error:
+            away("sweeping the queue", error)
+
+    async def _sweep_old(self, swept: dict[str, int]) -> None:
+        swept["purged"] += await self._purge()
 
     async def _end(
         self, jobs: Iterable[tuple[JobId, int]], status: JobStatus, error: Callable[[], PushsvcError]
     ) -> int:
         text = wire.dump(error().problem()).decode()
-        ended = await asyncio.gather(
-            *(self._store.finish(Outcome(job, version, status, error=text)) for job, version in jobs)
-        )
-        for finished in filter(None, ended):
-            await self._announcer.finished(finished)
-        return sum(finished is not None for finished in ended)
+        ended = 0
+
+        async def end(job: JobId, version: int) -> None:
+            nonlocal ended
+            finished = await self._store.finish(Outcome(job, version, status, error=text))
+            if finished is not None:
+                ended += 1
+                await self._announcer.finished(finished)
+
+        # Each is contained: one that can't be ended keeps none of the others from it.
+        await asyncio.gather(*(contained("ending a job", end(job, version)) for job, version in jobs))
+        return ended
 
     async def _requeue_missing(self) -> int:
         """All queued jobs at once if Redis has lost its memory, else a page of them at each look."""
@@ -123,21 +151,23 @@ class Sweeper:
         if not jobs:
             return 0
         missing = set(await self._queue.missing([job.id for job in jobs]))
-        if missing:
-            await self._queue.enqueue([job for job in jobs if job.id in missing])
-        return len(missing)
+        wanted = [job for job in jobs if job.id in missing]
+        return len(wanted) - len(await each_apart("queueing a job again", wanted, self._queue.enqueue, FAULTS))
 
     async def _purge(self) -> int:
         if time.monotonic() - self._purged_at < PURGE_EVERY:
             return 0
         keep, settings = self._retention, self._settings
-        counts = (
-            await keep.purge(PAGE),
-            await keep.purge_published(PAGE),
-            await keep.trim(settings.channel_events, PAGE),
-            await keep.forget_devices(settings.device_retention, PAGE),
-            await keep.forget_tickets(PAGE),
-        )
-        if max(counts) < PAGE:
+        counts: list[int] = []
+        for doing, purge in (
+            ("purging jobs", partial(keep.purge, PAGE)),
+            ("purging published events", partial(keep.purge_published, PAGE)),
+            ("trimming channels", partial(keep.trim, settings.channel_events, PAGE)),
+            ("forgetting devices", partial(keep.forget_devices, settings.device_retention, PAGE)),
+            ("forgetting tickets", partial(keep.forget_tickets, PAGE)),
+        ):
+            with tolerated(doing):
+                counts.append(await purge())
+        if max(counts, default=0) < PAGE:
             self._purged_at = time.monotonic()
         return sum(counts)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 
 from ..bus import FAULTS, LONGEST_WAIT, Queue, away
-from ..tasks import stop
-
-logger = logging.getLogger(__name__)
+from ..tasks import forever, stop
 
 
 class Wakeup:
@@ -28,7 +25,7 @@ class Wakeup:
         self._listener: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._listener = asyncio.create_task(self._listen(), name="worker:wakeup")
+        self._listener = asyncio.create_task(forever("waiting for wake-ups", self._listen), name="worker:wakeup")
 
     async def stop(self) -> None:
         await stop(self._listener)
@@ -48,20 +45,19 @@ class Wakeup:
         return token
 
     async def _listen(self) -> None:
-        while True:
-            if not self._has_room():
-                self._room.clear()
-                await self._room.wait()
-                continue
-            try:
-                token = await self._queue.token(LONGEST_WAIT)
-                if token is None:
-                    continue
-                if self._has_room():
-                    self._token = token
-                    self._due.set()
-                else:
-                    await self._queue.wake(token)
-            except FAULTS as error:
-                away("waiting for wake-ups", error)
-                await asyncio.sleep(0.25)
+        if not self._has_room():
+            self._room.clear()
+            await self._room.wait()
+            return
+        try:
+            token = await self._queue.token(LONGEST_WAIT)
+            if token is None:
+                return
+            if self._has_room():
+                self._token = token
+                self._due.set()
+            else:
+                await self._queue.wake(token)
+        except FAULTS as error:
+            away("waiting for wake-ups", error)
+            await asyncio.sleep(0.25)

@@ -17,7 +17,7 @@ from ..errors import Unavailable
 from ..queries import Database, DatabasePool
 from ..settings import Settings
 from ..store import JobStore, Requeue
-from ..tasks import stop
+from ..tasks import Background, contained, forever, tolerated
 from .announce import Announcer
 from .attempt import Attempt, Limits, Stop
 from .context import JobContext
@@ -59,6 +59,8 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wakeup = Wakeup(queue, lambda: self._room() > 0)
         self._cancels = Subscriber(settings.bus, {CANCEL_TOPIC.encode(): self._cancel_requested})
+        self._background = Background()
+        self._token: str | None = None
         self._stopping = False
         self._more = False
         """Whether the last claim took as many as there was room for, so that more may be waiting."""
@@ -72,14 +74,14 @@ class Worker:
         """Work until `stop`; then finish or hand back what is running, and return."""
         self._cancels.start()
         self._wakeup.start()
-        renewing = asyncio.create_task(self._renew_leases(), name="worker:leases")
-        subscribing = asyncio.create_task(self._cancels.subscribe(CANCEL_TOPIC))
+        self._background.loop("renewing leases", self._renew_leases)
+        self._background.start("subscribing to cancels", self._cancels.subscribe(CANCEL_TOPIC))
         logger.info("worker %s takes up to %d of %d jobs", self.name, self._settings.max_jobs, len(self._registry))
         try:
-            await self._claim_until_stopped()
+            await forever("claiming jobs", self._claim_and_wait, until=lambda: self._stopping)
             await self._drain()
         finally:
-            await stop(renewing, subscribing)
+            await self._background.stop()
             await self._wakeup.stop()
             await self._cancels.stop()
             self._threads.shutdown(wait=False, cancel_futures=True)
@@ -89,17 +91,17 @@ class Worker:
         self._stopping = True
         self._wakeup.now()
 
-    async def _claim_until_stopped(self) -> None:
-        token: str | None = None
-        while not self._stopping:
-            next_due: float | None = None
-            if self._room():
-                try:
-                    next_due = await self._claim(token)
-                except (*FAULTS, Unavailable) as error:
-                    away("claiming jobs", error)
-            pause = self._settings.poll if next_due is None else min(next_due, self._settings.poll)
-            token = await self._wakeup.wait(pause)
+    async def _claim_and_wait(self) -> None:
+        """Claim what is due, and wait until there may be more."""
+        token, self._token = self._token, None
+        next_due: float | None = None
+        if self._room():
+            try:
+                next_due = await self._claim(token)
+            except (*FAULTS, Unavailable) as error:
+                away("claiming jobs", error)
+        pause = self._settings.poll if next_due is None else min(next_due, self._settings.poll)
+        self._token = await self._wakeup.wait(pause)
 
     async def _claim(self, token: str | None) -> float | None:
         """Claim as many due jobs as there is room for; in how many seconds the next one falls due.
@@ -119,7 +121,7 @@ class Worker:
         try:
             if isinstance(launched, BaseException):
                 raise launched
-            launched |= await self._start([job for job in claimed.ids if job not in launched])
+            launched |= await self._start([job for job in claimed.ids if job not in launched and is_job_id(job)])
         except Unavailable:
             await self._queue.release([(job, 1.0) for job in claimed.ids if job not in self._attempts])
             raise
@@ -133,12 +135,13 @@ class Worker:
             return set()
         claims = await self._store.start(jobs, self.name, self._settings.lease)
         for claim in claims.values():
-            self._launch(claim)
+            with tolerated("starting an attempt, whose lease will lapse,"):
+                self._launch(claim)
         return set(claims)
 
     async def _give_up(self, jobs: list[str]) -> None:
         """The queue was wrong about these: finished ones leave it, the others wait until they are due."""
-        states = await self._store.unstarted(jobs)
+        states = await self._store.unstarted([job for job in jobs if is_job_id(job)])
         live = {job: state for job, state in states.items() if not state[0].terminal}
         if gone := [job for job in jobs if job not in live]:
             await self._queue.finish([(job, b"") for job in gone])
@@ -151,10 +154,12 @@ class Worker:
     def _launch(self, claim: Claim) -> None:
         attempt = Attempt(claim, self._registry, self._limits, self._open_context, self._threads)
         self._attempts[claim.job.id] = attempt
-        task = asyncio.create_task(self._carry_out(attempt), name=f"attempt:{claim.job.id}")
+        work = contained("ending an attempt, whose lease will lapse,", self._carry_out(attempt))
+        task = asyncio.create_task(work, name=f"attempt:{claim.job.id}")
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        self._announcer.changed(claim.job)
+        with tolerated("announcing that a job has started"):
+            self._announcer.changed(claim.job)
         waited = (claim.job.changed_at - claim.job.run_at).total_seconds()
         telemetry.emit("job.started", {"wait": waited}, {"job": claim.job.name, "attempt": claim.job.attempt})
 
@@ -162,8 +167,6 @@ class Worker:
         self._tasks.discard(task)
         if self._more:
             self._wakeup.now()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("an attempt could not be ended; its lease will lapse", exc_info=error)
 
     async def _carry_out(self, attempt: Attempt) -> None:
         job = attempt.claim.job
@@ -219,18 +222,16 @@ class Worker:
 
     async def _renew_leases(self) -> None:
         """Prolong the leases of what runs, at a third of their length; learn of cancels and losses."""
-        while True:
-            await asyncio.sleep(self._settings.lease / 3)
-            held = {job: attempt.claim.job.version for job, attempt in self._attempts.items()}
-            if not held:
-                continue
-            try:
-                renewed = await self._store.renew(list(held.items()), self._settings.lease)
-                await self._queue.renew(list(renewed), self._settings.lease + REDIS_MARGIN, self.name)
-            except (*FAULTS, Unavailable) as error:
-                away("renewing leases", error)
-                continue
+        await asyncio.sleep(self._settings.lease / 3)
+        held = {job: attempt.claim.job.version for job, attempt in self._attempts.items()}
+        if not held:
+            return
+        try:
+            renewed = await self._store.renew(list(held.items()), self._settings.lease)
             self._heed(held, renewed)
+            await self._queue.renew(list(renewed), self._settings.lease + REDIS_MARGIN, self.name)
+        except (*FAULTS, Unavailable) as error:
+            away("renewing leases", error)
 
     def _heed(self, held: Mapping[JobId, int], renewed: Mapping[str, bool]) -> None:
         for job, version in held.items():
@@ -244,7 +245,7 @@ class Worker:
 
     def _cancel_requested(self, jobs: Sequence[bytes]) -> None:
         for job in jobs:
-            attempt = self._attempts.get(JobId(job.decode()))
+            attempt = self._attempts.get(JobId(job.decode(errors="replace")))
             if attempt is not None:
                 attempt.stop(Stop.CANCELLED)
 

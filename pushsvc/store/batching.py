@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from .. import telemetry
+from ..tasks import complain
 from .faults import is_away
 
 Item = TypeVar("Item")
@@ -67,6 +68,12 @@ class Batcher(Generic[Item, Answer]):
                 raise ValueError(f"{self._name}: {len(answers)} answers to {len(batch)} items")
         except Exception as error:
             return await self._recover(batch, error)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # Raised in whoever awaits the future, it would end the process.
+            complain(f"batch {self._name}", error)
+            ended = RuntimeError(f"{type(error).__name__} was raised in batch {self._name}")
+            ended.__cause__ = error
+            return await self._recover(batch, ended)
         for (_, future), answer in zip(batch, answers, strict=True):
             if not future.done():
                 future.set_result(answer)

@@ -12,6 +12,7 @@ import logging
 import random
 
 from ..errors import Unavailable
+from ..tasks import forever
 from . import statements as sql
 from .postgres import PATIENCE, Postgres
 
@@ -64,11 +65,11 @@ class Beats:
 
     async def run(self) -> None:
         """Beat for ever."""
-        while True:
-            await asyncio.sleep(self._every * random.uniform(0.75, 1.25))
-            try:
-                await self.beat(max(PATIENCE, self._lease))
-            except Unavailable:
-                logger.debug("no beat, PostgreSQL is away")
-            except Exception:
-                logger.exception("no beat; the next one tries again")
+        await forever("writing beats", self._beat_after_a_pause)
+
+    async def _beat_after_a_pause(self) -> None:
+        await asyncio.sleep(self._every * random.uniform(0.75, 1.25))
+        try:
+            await self.beat(max(PATIENCE, self._lease))
+        except Unavailable:
+            logger.debug("no beat, PostgreSQL is away")

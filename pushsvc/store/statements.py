@@ -91,11 +91,22 @@ SELECT id, status, greatest(extract(epoch FROM
 FROM pushsvc.jobs WHERE id = ANY($1::text[])
 """
 
+# A row that somebody else has locked just now is held all the same: it waits for its next turn, and none of the
+# others waits for it.
 RENEW_LEASES = """
-UPDATE pushsvc.jobs j SET lease_until = now() + make_interval(secs => $3::float)
-FROM unnest($1::text[], $2::int[]) AS g (id, version)
-WHERE j.id = g.id AND j.version = g.version AND j.status = 'running'
-RETURNING j.id, j.cancel_requested
+WITH held AS (
+    SELECT j.id, j.cancel_requested FROM pushsvc.jobs j
+    JOIN unnest($1::text[], $2::int[]) AS g (id, version) ON j.id = g.id AND j.version = g.version
+    WHERE j.status = 'running'
+), free AS (
+    SELECT j.id FROM pushsvc.jobs j
+    JOIN unnest($1::text[], $2::int[]) AS g (id, version) ON j.id = g.id AND j.version = g.version
+    WHERE j.status = 'running' ORDER BY j.id FOR UPDATE OF j SKIP LOCKED
+), renewed AS (
+    UPDATE pushsvc.jobs j SET lease_until = now() + make_interval(secs => $3::float)
+    FROM free WHERE j.id = free.id
+)
+SELECT id, cancel_requested FROM held
 """
 
 REQUEUE_JOBS = f"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ from ..errors import BadCursor, BadFrame, Forbidden, PushsvcError, TooManyChanne
 from ..hub import Hub
 from ..settings import Settings
 from ..store import Device, PositionStore
+from ..tasks import complain
 from ..wire import Delivery
 from .gate import Gate
-
-logger = logging.getLogger(__name__)
 
 PENDING_FRAMES = 32
 """Client frames that may wait for their turn; with more, nothing is read from the socket until they are answered."""
@@ -201,8 +199,11 @@ class Session:
                     self._held = False
                     self._socket.release()
             self._frames = None
-        except Exception:
-            logger.exception("a WebSocket session failed")
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            # Such as sys.exit in a validator of the app's own: it ends this session, and not the process.
+            complain("a WebSocket session", error)
             self.goodbye(PushsvcError.close_code, RETRY_MS)
         finally:
             self._task = None

@@ -19,7 +19,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Close
 from websockets.protocol import State
 
-from ..tasks import stop
+from ..tasks import complain, stop
 from .ending import answer_pings, hang_up
 from .kernel import TRANSPORT
 from .session import Session
@@ -242,8 +242,11 @@ class AsgiSocket:
     async def _send_all(self) -> None:
         try:
             await self._send_until_closed()
-        except (WebSocketDisconnect, RuntimeError, OSError):
+        except (WebSocketDisconnect, RuntimeError, OSError, asyncio.CancelledError):
+            # A cancel comes from `serve` alone, at its end.
             pass
+        except BaseException as error:
+            complain("sending to a WebSocket", error)
         finally:
             self._over = True
             self._drained.set()

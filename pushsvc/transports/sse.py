@@ -20,7 +20,7 @@ from .. import telemetry, wire
 from ..domain import Channel, Cursor, Position, Principal
 from ..errors import BadCursor, PushsvcError, Unauthorized
 from ..store import ChannelState, locate
-from ..tasks import stop
+from ..tasks import complain, stop, tolerated
 from ..wire import Delivery
 from .kernel import TRANSPORT, bound_send_buffer
 from .session import RETRY_MS, Desk
@@ -210,8 +210,13 @@ class EventStream:
             elif not self._drained.is_set():
                 self._drained.set()
                 self._desk.hub.resume(self)
+        except asyncio.CancelledError:
+            raise
         except OSError:
             # What a server other than uvicorn may raise when the client is gone.
+            self._leave()
+        except BaseException as error:
+            complain("sending an event stream", error)
             self._leave()
         finally:
             self._sender = None
@@ -235,8 +240,9 @@ class EventStream:
         if self._principal.expires_at is not None and self._principal.expires_at <= datetime.now(UTC):
             self._end()
             return
-        if not self._backlog:
-            self._write(PING)
+        with tolerated("pinging an event stream"):
+            if not self._backlog:
+                self._write(PING)
         self._set_timer()
 
     # The end

@@ -6,6 +6,8 @@ import asyncio
 import itertools
 from typing import Protocol
 
+from ..tasks import tolerated
+
 SHARES = 25
 """In how many parts an interval is swept: with pings every 25 s, a 25th of the sockets each second."""
 
@@ -66,21 +68,26 @@ class Sweep:
     def _tick(self) -> None:
         suspects, self._suspects = self._suspects, []
         for socket in suspects:
-            if socket in self and socket.unanswered:
-                if socket.moving():
-                    socket.unanswered = False
-                else:
-                    self.discard(socket)
-                    socket.lost()
-        self._ping(tuple(self._shares[self._turn]))
+            with tolerated("ending a socket whose peer is gone"):
+                self._look_again(socket)
+        for socket in tuple(self._shares[self._turn]):
+            with tolerated("pinging a socket"):
+                self._ping(socket)
         self._turn = (self._turn + 1) % SHARES
         # With nobody to ping there is nothing to wake for.
         self._timer = asyncio.get_running_loop().call_later(self._pause, self._tick) if any(self._shares) else None
 
-    def _ping(self, sockets: tuple[Pinged, ...]) -> None:
-        for socket in sockets:
-            if socket.unanswered and not socket.moving():
-                self._suspects.append(socket)
+    def _look_again(self, socket: Pinged) -> None:
+        if socket in self and socket.unanswered:
+            if socket.moving():
+                socket.unanswered = False
             else:
-                socket.unanswered = True
-                socket.ping(PING)
+                self.discard(socket)
+                socket.lost()
+
+    def _ping(self, socket: Pinged) -> None:
+        if socket.unanswered and not socket.moving():
+            self._suspects.append(socket)
+        else:
+            socket.unanswered = True
+            socket.ping(PING)

@@ -20,7 +20,7 @@ from ..access import parse_target
 from ..errors import Unavailable
 from ..settings import Settings
 from ..store.webhooks import Attempted, DueWebhook, WebhookStatus, WebhookStore
-from ..tasks import stop
+from ..tasks import contained, forever, stop
 from .sender import Answer, Sender
 from .signature import SigningSecrets, sign
 
@@ -70,11 +70,7 @@ class Courier:
     async def run(self) -> None:
         """Send until `stop`; whatever goes wrong is tried again at the next look."""
         try:
-            while not self._stopping:
-                pause = await self._look_round()
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._look.wait(), pause)
-                self._look.clear()
+            await forever("looking for due webhooks", self._look_round, until=lambda: self._stopping)
             await self._wind_up()
         finally:
             await stop(*self._running)
@@ -96,15 +92,16 @@ class Courier:
 
     # Claiming
 
-    async def _look_round(self) -> float:
-        """Send what is due; after how many seconds to look again."""
+    async def _look_round(self) -> None:
+        """Send what is due, and wait until something may be due again."""
+        pause = self._poll
         try:
-            return await self._send_due()
+            pause = await self._send_due()
         except Unavailable:
             logger.debug("no webhooks are sent, PostgreSQL is away")
-        except Exception:
-            logger.exception("looking for due webhooks failed; the next look tries again")
-        return self._poll
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._look.wait(), pause)
+        self._look.clear()
 
     async def _send_due(self) -> float:
         """Claim and launch all that there is room for; after how many seconds to look again."""
@@ -139,7 +136,8 @@ class Courier:
         }
 
     def _launch(self, webhook: DueWebhook) -> None:
-        task = asyncio.create_task(self._attempt(webhook), name=f"webhook:{webhook.id}")
+        attempt = contained("an attempt at a webhook, whose lease will lapse,", self._attempt(webhook))
+        task = asyncio.create_task(attempt, name=f"webhook:{webhook.id}")
         self._running[task] = webhook
         task.add_done_callback(self._done)
 
@@ -147,8 +145,6 @@ class Courier:
         del self._running[task]
         if self._more:
             self._look.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("an attempt could not be stored; its lease will lapse", exc_info=error)
 
     # One attempt
 
