@@ -467,7 +467,7 @@ async def test_what_goes_wrong_at_one_look_is_tried_again_at_the_next(
     broken.insert(0, False)
     webhook = await post.due(receiver.url())
     async with sending(post) as courier:
-        await until(lambda: "the next look tries again" in caplog.text)
+        await until(lambda: "looking for due webhooks failed" in caplog.text)
         courier.wake()
         await post.settled(webhook, "delivered")
 
