@@ -50,12 +50,13 @@ async def forever(
 
 
 @contextmanager
-def tolerated(doing: str) -> Iterator[None]:
-    """Whatever its block raises is logged and goes no further; the end of the task itself still does."""
+def tolerated(doing: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Whatever its block raises is logged and goes no further; the end of the task itself still does, and what is in
+    `passing`."""
     try:
         yield
     except BaseException as error:
-        if _ends_the_task(error):
+        if _ends_the_task(error) or isinstance(error, passing):
             raise
         complain(doing, error)
 

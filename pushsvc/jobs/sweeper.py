@@ -81,7 +81,7 @@ class Sweeper:
             ("sweeping the queue", self._sweep_queue),
             ("deleting what is past its retention", self._sweep_old),
         ):
-            with tolerated(doing):
+            with tolerated(doing, (Unavailable,)):
                 await part(swept)
         if any(swept.values()):
             telemetry.emit("sweep.done", swept)
@@ -166,7 +166,7 @@ class Sweeper:
             ("forgetting devices", partial(keep.forget_devices, settings.device_retention, PAGE)),
             ("forgetting tickets", partial(keep.forget_tickets, PAGE)),
         ):
-            with tolerated(doing):
+            with tolerated(doing, (Unavailable,)):
                 counts.append(await purge())
         if max(counts, default=0) < PAGE:
             self._purged_at = time.monotonic()
