@@ -284,6 +284,7 @@ LOOPS = {
     "claiming jobs": "jobs.worker",
     "renewing leases": "tasks",
     "sweeping": "jobs.sweeper",
+    "writing beats": "store.beats",
     "looking for due webhooks": "webhooks.courier",
 }
 """Every supervised loop, and the module that names `forever` for it."""
@@ -467,6 +468,7 @@ def test_no_loop_without_end_is_outside_of_a_supervised_one() -> None:
         "hub/reading.py Reading.page",
         "hub/feed.py Feed._write",
         "jobs/sweeper.py Sweeper._requeue_missing",
+        "store/beats.py Beats.beat",
         "store/postgres.py Postgres.run",
         "transports/sockets.py AsgiSocket.serve",
         "transports/sockets.py AsgiSocket._send_until_closed",
