@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 
 from .errors import SettingsError
+from .masking import mask_url
 from .text import is_name
 
 LONGEST_VALUE = 100_000
@@ -18,8 +19,6 @@ LONGEST_VALUE = 100_000
 
 PREFIX = "PUSHSVC_"
 
-_PASSWORD = re.compile(r"(://[^:@/?#]*):.*@")
-_PASSWORD_FIELD = re.compile(r"([?&][^=&]*pass[^=&]*=)[^&]*", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "b": 1, "k": 1024, "kib": 1024, "kb": 1000, "m": 1024**2, "mib": 1024**2, "mb": 1000**2}
 
@@ -173,15 +172,6 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     def bus(self) -> str:
         """The URL of the pub/sub Redis: `bus_url`, else `redis_url`."""
         return self.bus_url.get_secret_value() if self.bus_url else self.need("redis_url")
-
-
-def mask_url(url: str) -> str:
-    """The URL with its password as `***`, wherever it stands."""
-    # Not by parsing: passwords that should have been percent-encoded, and were not, are to be masked too.
-    # An `@` may as well be in the value of a field: then what follows it is masked, too.
-    tail = "***" if (login := _PASSWORD.search(url)) and _PASSWORD_FIELD.search(login[0]) else ""
-    masked = re.sub(_PASSWORD.pattern + (r"[^&]*" if tail else ""), rf"\1:***@{tail}", url)
-    return _PASSWORD_FIELD.sub(r"\1***", masked)
 
 
 _SERVICE_LINK = re.compile(

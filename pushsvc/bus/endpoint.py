@@ -6,6 +6,7 @@ does: hosts with commas between them, TLS with `rediss`. Every other option is r
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -146,7 +147,13 @@ def _take_fixed(options: dict[str, Any]) -> None:
 
 def _understood(url: str) -> tuple[type[Any], dict[str, Any], dict[str, Any]]:
     """The class of its connections, what they take, and what their pool takes."""
-    options: dict[str, Any] = dict(parse_url(url))
+    try:
+        options: dict[str, Any] = dict(parse_url(url))
+    except ValueError as error:
+        # What urllib and redis-py say may hold a piece of the URL.
+        option = re.match("Invalid value for '[a-z_]{1,40}'|Port out of range 0-65535", str(error))
+        port = "ort could not be cast" in str(error)
+        raise ValueError(option[0] if option else "its port is no number" if port else "it can't be read") from None
     _take_fixed(options)
     pool = {name: options.pop(name) for name in _POOL_OPTIONS if name in options}
     connection: type[Any] = pool.pop("connection_class", Connection)
@@ -185,6 +192,4 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if isinstance(error, TypeError):
         return "redis-py does not know one of its options"
-    if isinstance(error, ValueError) and "ort could not be cast" in text:
-        return "its port is no number"
     return text if isinstance(error, ValueError) else type(error).__name__

@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 from ..bus import FAULTS, BusClient, Publisher, Queue, connect, connect_bus
 from ..errors import PushsvcError
 from ..jobs import Registry
-from ..settings import Settings, mask_url
+from ..masking import mask_url
+from ..settings import Settings
 from ..store import JobStore, Postgres, Retention
 from ..store.schema import head
 from .budget import Allotment

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from pushsvc.errors import SettingsError
-from pushsvc.settings import Settings, _of_kubernetes, mask_url, parse_duration, parse_size
+from pushsvc.masking import mask_url
+from pushsvc.settings import Settings, _of_kubernetes, parse_duration, parse_size
 
 
 def test_nothing_set_gives_the_documented_defaults() -> None:
