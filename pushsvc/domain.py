@@ -305,6 +305,8 @@ class Submission:
     digest: str = ""
     """SHA-256 of the payload, which `key` stands for and by which equal jobs coalesce."""
     coalesce: bool = False
+    mark: str | None = None
+    """Of one that may coalesce: by which it is cancelled, and not the others that have become the same job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +316,7 @@ class Accepted:
 
     job: Job
     inbox: Position | None = None
+    mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

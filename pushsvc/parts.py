@@ -10,7 +10,6 @@ from pydantic import SecretStr
 
 from .access import Rate, Revocations, Slots, Targets, Tokens
 from .bus import BusClient, Publisher, Queue, RedisClient, connect, connect_bus
-from .domain import DEFAULT_DEPLOYMENT
 from .errors import BadRequest, SettingsError
 from .hub import Hub
 from .jobs import Announcer, Canceller, Publications, Registry, Submitter, Sweeper, Worker
@@ -60,7 +59,9 @@ class Parts:
             )
             for name, url in self._urls.items()
         }
-        self.postgres = Postgres(self.url, settings.store_connections, within=None if hurried else UNHURRIED)
+        self.postgres = Postgres(
+            self.url, settings.store_connections, settings.deployment, within=None if hurried else UNHURRIED
+        )
         self._clients: list[BusClient] = []
         self._publisher: Publisher | None = None
         self._hub: Hub | None = None
@@ -171,7 +172,7 @@ class Parts:
 
     @cached_property
     def beats(self) -> Beats:
-        return Beats(self.postgres, DEFAULT_DEPLOYMENT, self.settings.lease)
+        return Beats(self.postgres, self.settings.deployment, self.settings.lease)
 
     @cached_property
     def health(self) -> Health:

@@ -8,11 +8,11 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 
 from .errors import SettingsError
 from .masking import mask_url
-from .text import is_name
+from .text import Name, is_name
 
 LONGEST_VALUE = 100_000
 """Characters of one setting in the environment."""
@@ -52,6 +52,7 @@ LONGEST = 100 * 365 * 86400.0
 
 MOST = 2**31 - 1
 
+
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=LONGEST)]
 Bytes = Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=2**40)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_list)]
@@ -72,6 +73,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     queue: str = "arq:queue"
+    # Left out, it is the queue's, so that services which kept apart by their queues still do.
+    deployment: Name = "arq:queue"
     max_jobs: int = Field(10, ge=1, le=MOST)
     executor_concurrency: int = Field(4, ge=1, le=MOST)
     store_connections: int = Field(4, ge=2, le=MOST)
@@ -110,6 +113,13 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     ping: Seconds = 25.0
     top_check: Seconds = 20.0
     wait_limit: Seconds = 60.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_deployment(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("deployment") is None:
+            return {**values, "deployment": values.get("queue", cls.model_fields["queue"].default)}
+        return values
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

@@ -16,7 +16,7 @@ from .. import telemetry, wire
 from ..bus import Ear, Subscriber, topic
 from ..domain import Channel, Place, Position
 from ..errors import NotFound, Unavailable
-from ..store import ChannelState, EventStore, locate
+from ..store import ChannelState, EventStore, Page, locate
 from ..tasks import Background, complain
 from .feed import Feed, Subscription
 from .listener import Listener
@@ -123,8 +123,8 @@ class Hub:
             states = await self._reading.states({channel: places[channel] for channel in entered})
             starts = {channel: locate(channel, places[channel], states[channel]) for channel in entered}
             if located is not None:
-                whole = all(reset is None for _, reset in starts.values())
-                located({channel: position for channel, (position, _) in starts.items()}, whole)
+                missed = await self._reading.missed(starts, states)
+                located({channel: position for channel, (position, _) in starts.items()}, not missed)
             # Those with nothing to read first: they are live before the others have begun.
             for channel in sorted(entered, key=lambda c: starts[c][0].offset < states[c].top):
                 position, reset = starts[channel]
@@ -179,14 +179,15 @@ class Hub:
         feed, listener = subscription.feed, subscription.listener
         recovered, closed = True, False
         limit = min(listener.page, FIRST_PAGE)
+        following: Page | None = None
         while True:
             if not await listener.ready() or subscription not in feed:
                 # A position that is gone by now stays as it is, so that the next reading finds the reset.
                 assert isinstance(place, Position)
                 self._drop(subscription)
                 return Attached(place, recovered, False, False)
-            page = await self._reading.page(feed.channel, place, limit, state)
-            state = None
+            page = following or await self._reading.page(feed.channel, place, limit, state)
+            state, following = None, page.following
             if subscription not in feed:
                 continue
             if page.reset is not None:
@@ -197,7 +198,7 @@ class Hub:
                 _deliver(listener, feed.channel, piece)
                 if listener in self._paused and taken < len(page.events):
                     # Its socket is full: the rest is read again when it has drained.
-                    place, limit = piece[-1][0], taken
+                    place, limit, following = piece[-1][0], taken, None
                     break
             subscription.place = place
             if place == page.position and not page.more:
@@ -276,15 +277,17 @@ class Hub:
     async def _read_gap(self, feed: Feed) -> None:
         """Read what is missing between the feed's top and the store's, then take what came meanwhile."""
         count = 0
+        following: Page | None = None
         try:
             while True:
                 try:
-                    page = await self._reading.page(feed.channel, feed.position, FIRST_PAGE)
+                    page = following or await self._reading.page(feed.channel, feed.position, FIRST_PAGE)
                 except Unavailable:
                     await asyncio.sleep(0.5)
                     continue
                 except NotFound:
                     return
+                following = page.following
                 count += len(page.events)
                 feed.repaired(page.events, page.position, page.reset)
                 if not page.more:

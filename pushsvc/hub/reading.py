@@ -38,6 +38,15 @@ class Reading:
             await asyncio.sleep(PAUSE)
         return {}
 
+    async def missed(
+        self, starts: Mapping[Channel, tuple[Position, Position | None]], states: Mapping[Channel, ChannelState]
+    ) -> bool:
+        """Whether something that lies after one of these starts, as `locate` found them, is gone by now."""
+        if any(reset is not None for _, reset in starts.values()):
+            return True
+        doubtful = {channel: at for channel, (at, _) in starts.items() if at.offset < states[channel].gone}
+        return bool(doubtful and await self._events.with_gaps(doubtful))
+
     async def page(self, channel: Channel, place: Place, limit: int, seen: ChannelState | None = None) -> Page:
         """What lies after `place`. `seen` is where the channel has just been: who has nothing to read needs no
         other look. Raises NotFound if it is that of a job which does not exist."""

@@ -18,21 +18,36 @@ class Canceller:
         self._publisher = publisher
         self._announcer = announcer
 
-    async def cancel(self, job: Job) -> Job:
-        """The job as it is then. Raises AlreadyFinished if it is too late, NotFound if it has been purged."""
-        while not job.status.terminal:
-            if job.status is JobStatus.QUEUED:
-                error = wire.dump(JobCancelled().problem()).decode()
-                finished = await self._store.finish(Outcome(job.id, job.version, JobStatus.CANCELLED, error=error))
-                if finished is not None:
-                    await self._announcer.finished(finished)
-                    return finished.job
-            elif await self._store.request_cancel(job) is not None:
-                await self._publisher.cancel(job.id)
-                return job
-            # It changed state in between: look again.
-            found = await self._store.get(job.tenant, job.id)
-            if found is None:
-                raise NotFound
-            job = found
-        raise AlreadyFinished(f"the job is {job.status}")
+    async def cancel(self, job: Job, mark: str | None = None) -> Job:
+        """The job as it is then. With a `mark` it is cancelled for the submission that got it: the job goes on while
+        others want it, and a mark counts once, however often it comes.
+
+        What counts is how `job` was when the request came. If it was in flight, the request is granted, whoever else
+        asked at the same time. Raises AlreadyFinished if it had ended, or ends in another way before the cancel
+        reaches it; NotFound if it has been purged, or has no such mark.
+        """
+        asked = await self._store.cancel(job.tenant, job.id, mark)
+        if asked is None:
+            return await self._as_it_ended(job)
+        current, ends = asked
+        if not ends:
+            return current
+        if current.status is JobStatus.RUNNING:
+            await self._publisher.cancel(current.id)
+            return current
+        # It is ended here: nobody starts a job that is to be cancelled.
+        error = wire.dump(JobCancelled().problem()).decode()
+        ending = Outcome(current.id, current.version, JobStatus.CANCELLED, error=error)
+        finished = await self._store.finish(ending)
+        if finished is None:
+            return await self._as_it_ended(job)
+        await self._announcer.finished(finished)
+        return finished.job
+
+    async def _as_it_ended(self, job: Job) -> Job:
+        found = await self._store.get(job.tenant, job.id)
+        if found is None or not found.status.terminal:
+            raise NotFound
+        if job.status.terminal or found.status is not JobStatus.CANCELLED:
+            raise AlreadyFinished(f"the job is {found.status}")
+        return found

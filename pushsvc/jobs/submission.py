@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -133,6 +134,7 @@ def _submission(
 ) -> Submission:
     moments = [moment.isoformat() if moment else None for moment in (request.run_at, request.deadline)]
     payload = wire.dump([spec.name, params, channels, *moments, *([callback] if callback else ())])
+    coalesce = spec.coalesce and key is None
     return Submission(
         id=new_job_id(),
         tenant=principal.tenant,
@@ -148,7 +150,8 @@ def _submission(
         callback_url=callback,
         key=key,
         digest=hashlib.sha256(payload).hexdigest(),
-        coalesce=spec.coalesce and key is None,
+        coalesce=coalesce,
+        mark=secrets.token_urlsafe(12) if coalesce else None,
     )
 
 

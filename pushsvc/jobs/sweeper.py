@@ -17,7 +17,7 @@ from functools import partial
 from .. import telemetry, wire
 from ..bus import FAULTS, Queue, Queued, away
 from ..domain import JobId, JobStatus, Outcome
-from ..errors import JobExpired, PushsvcError, Unavailable, WorkerLost
+from ..errors import JobCancelled, JobExpired, PushsvcError, Unavailable, WorkerLost
 from ..settings import Settings
 from ..store import MAX_LOSSES, Connection, JobStore, Postgres, Retention
 from ..store.statements import SWEEP_LOCK
@@ -69,7 +69,7 @@ class Sweeper:
 
     async def _alone(self, connection: Connection) -> None:
         async with connection.transaction():
-            if await connection.fetchval(SWEEP_LOCK):
+            if await connection.fetchval(SWEEP_LOCK, self._postgres.deployment):
                 await self.sweep()
 
     async def sweep(self) -> None:
@@ -77,6 +77,7 @@ class Sweeper:
         swept = {"enqueued": 0, "returned": 0, "expired": 0, "purged": 0}
         for doing, part in (
             ("ending jobs past their deadline", self._sweep_overdue),
+            ("ending cancelled jobs", self._sweep_cancelled),
             ("sweeping up after lost workers", self._sweep_lapsed),
             ("sweeping the queue", self._sweep_queue),
             ("deleting what is past its retention", self._sweep_old),
@@ -89,6 +90,12 @@ class Sweeper:
 
     async def _sweep_overdue(self, swept: dict[str, int]) -> None:
         swept["expired"] += await self._end(await self._store.overdue(PAGE), JobStatus.EXPIRED, JobExpired)
+
+    async def _sweep_cancelled(self, swept: dict[str, int]) -> None:
+        """Those that were cancelled while their worker died, or before they were started again."""
+        swept["expired"] += await self._end(
+            await self._store.unended_cancels(PAGE), JobStatus.CANCELLED, JobCancelled
+        )
 
     async def _sweep_lapsed(self, swept: dict[str, int]) -> None:
         lapsed = await self._store.lapsed(PAGE)

@@ -39,11 +39,13 @@ SCHEMA_VERSION = "SELECT version_num FROM pushsvc.alembic_version"
 
 # Both counts through partial indexes, and bounded.
 BACKLOG = """
-SELECT (SELECT count(*) FROM (SELECT 1 FROM pushsvc.jobs WHERE status = 'queued' AND run_at <= now() LIMIT 10000) q)
-        AS waiting,
-    (SELECT extract(epoch FROM now() - run_at)::float FROM pushsvc.jobs WHERE status = 'queued'
-        ORDER BY run_at LIMIT 1) AS longest,
-    (SELECT count(*) FROM pushsvc.jobs WHERE status = 'running' AND lease_until > now()) AS running
+SELECT (SELECT count(*) FROM (
+        SELECT 1 FROM pushsvc.jobs WHERE deployment = $1 AND status = 'queued' AND run_at <= now() LIMIT 10000
+    ) q) AS waiting,
+    (SELECT extract(epoch FROM now() - run_at)::float FROM pushsvc.jobs
+        WHERE deployment = $1 AND status = 'queued' ORDER BY run_at LIMIT 1) AS longest,
+    (SELECT count(*) FROM pushsvc.jobs
+        WHERE deployment = $1 AND status = 'running' AND lease_until > now()) AS running
 """
 
 
@@ -176,16 +178,16 @@ class Doctor:
                 version = str(await connection.fetchval(SCHEMA_VERSION))
                 if version != needed:
                     return StoreFacts(needed, version)
-                backlog = await connection.fetchrow(BACKLOG)
+                backlog = await connection.fetchrow(BACKLOG, self._settings.deployment)
                 assert backlog is not None
-                times = await read_job_times(connection)
+                times = await read_job_times(connection, self._settings.deployment)
         except Exception as error:
             return StoreFacts(needed, error=said(error))
         longest = max(backlog["longest"] or 0.0, 0.0)
         return StoreFacts(needed, version, backlog["waiting"], longest, backlog["running"], times)
 
     async def _probe(self) -> Probed | str:
-        postgres = Postgres(self._settings.need("database_url"), 2)
+        postgres = Postgres(self._settings.need("database_url"), 2, self._settings.deployment)
         redis, bus = connect(self._settings.need("redis_url")), connect_bus(self._settings.bus)
         queue, publisher = Queue(redis, redis, self._settings.queue), Publisher(bus)
         try:

@@ -42,8 +42,10 @@ GROUP BY query ORDER BY sum(total_exec_time) DESC LIMIT $1
 # A sample of the latest, by the primary key: the table may hold a day of jobs.
 JOB_TIMES = """
 SELECT name, count(*) AS runs, avg(extract(epoch FROM finished_at - started_at))::float * 1000 AS mean_ms
-FROM (SELECT name, status, attempt, started_at, finished_at FROM pushsvc.jobs ORDER BY id DESC LIMIT 5000) latest
-WHERE status = 'succeeded' AND attempt = 1 GROUP BY name
+FROM (
+    SELECT deployment, name, status, attempt, started_at, finished_at FROM pushsvc.jobs ORDER BY id DESC LIMIT 5000
+) latest
+WHERE deployment = $1 AND status = 'succeeded' AND attempt = 1 GROUP BY name
 """
 
 
@@ -166,6 +168,8 @@ async def read_queries(connection: Connection, jobs: Collection[str]) -> Queries
     return Queries(Statistics.READY, grouped(found))
 
 
-async def read_job_times(connection: Connection) -> dict[str, JobTime]:
+async def read_job_times(connection: Connection, deployment: str) -> dict[str, JobTime]:
     """How long jobs took lately, by name. Raises asyncpg's errors."""
-    return {row["name"]: JobTime(row["runs"], row["mean_ms"]) for row in await connection.fetch(JOB_TIMES)}
+    return {
+        row["name"]: JobTime(row["runs"], row["mean_ms"]) for row in await connection.fetch(JOB_TIMES, deployment)
+    }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import asyncpg
 
@@ -22,6 +23,8 @@ class ChannelState:
     epoch: str
     floor: int
     top: int
+    gone: int = 0
+    """The last offset whose event was purged: what lies between the floor and here may have gaps."""
     closed: bool = False
     """Nothing will ever follow: the channel is that of a job which has finished."""
 
@@ -40,7 +43,8 @@ class Page:
 
     `reset` is set when what lay between is gone: it is the position to go on from, after reading the state.
     `position` is where the reader stands after `events`; `more` says that another page follows; `closed`
-    that nothing ever will, as the channel is that of a job which has finished.
+    that nothing ever will, as the channel is that of a job which has finished. `following` is the page that follows
+    if it has been read with this one: it begins with a gap.
     """
 
     events: tuple[tuple[Position, bytes], ...]
@@ -48,6 +52,7 @@ class Page:
     reset: Position | None = None
     more: bool = False
     closed: bool = False
+    following: Page | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +91,17 @@ class EventStore:
         if logs:
             states |= await self._logs(logs)
             if new := [channel for channel in logs if channel not in states]:
-                await self._postgres.fetch(sql.OPEN_CHANNELS, [c.tenant for c in new], [c.name for c in new])
+                await self._postgres.ask(sql.OPEN_CHANNELS, [c.tenant for c in new], [c.name for c in new])
                 states |= await self._logs(new)
         if jobs:
-            rows = await self._postgres.fetch(sql.JOB_VERSIONS, [c.tenant for c in jobs], [c.key for c in jobs])
+            rows = await self._postgres.ask(sql.JOB_VERSIONS, [c.tenant for c in jobs], [c.key for c in jobs])
             for row in rows:
-                state = ChannelState(JOB_EPOCH, 0, row["version"], row["closed"])
+                state = ChannelState(JOB_EPOCH, 0, row["version"], closed=row["closed"])
                 states[Channel(row["tenant"], row["name"])] = state
         return [states] * len(batch)
 
     async def _logs(self, logs: Sequence[Channel]) -> dict[Channel, ChannelState]:
-        rows = await self._postgres.fetch(sql.CHANNEL_STATES, [c.tenant for c in logs], [c.name for c in logs])
+        rows = await self._postgres.ask(sql.CHANNEL_STATES, [c.tenant for c in logs], [c.name for c in logs])
         return {Channel(row["tenant"], row["name"]): _state(row) for row in rows}
 
     async def read(self, channel: Channel, place: Place, limit: int = 100) -> Page | None:
@@ -105,31 +110,41 @@ class EventStore:
             return await self._read_job(channel, place)
         epoch, offset = (place.epoch, place.offset) if isinstance(place, Position) else (place, 0)
         asked = (channel.tenant, channel.name, epoch, offset, limit)
-        rows = await self._postgres.fetch(sql.READ_LOG, *asked)
+        rows = await self._postgres.ask(sql.READ_LOG, *asked)
         if not rows:
             await self.states([channel])
-            rows = await self._postgres.fetch(sql.READ_LOG, *asked)
+            rows = await self._postgres.ask(sql.READ_LOG, *asked)
         state = _state(rows[0])
         after, reset = locate(channel, place, state)
         if rows[0]["offset"] is None:
-            # Only what has been deleted without its floor could lie between: then that is said, too.
+            # All that lay between is gone.
             return Page((), state.end, reset if after == state.end else state.end)
-        first = rows[0]["offset"]
-        if first > after.offset + 1:
-            reset = Position(state.epoch, first - 1)
-        events = tuple(
-            (
-                Position(state.epoch, row["offset"]),
-                encoded(row["body"]) or wire.event(job_of(row), encoded(row["result"]), self._prefix),
-            )
-            for number, row in enumerate(rows)
-            if row["offset"] == first + number
+        if rows[0]["offset"] > after.offset + 1:
+            reset = Position(state.epoch, rows[0]["offset"] - 1)
+        pages: Page | None = None
+        for run in reversed(_runs(rows)):
+            events = tuple((Position(state.epoch, row["offset"]), self._event(row)) for row in run)
+            end = events[-1][0]
+            gap = Position(state.epoch, events[0][0].offset - 1)
+            pages = Page(events, end, gap, more=end.offset < state.top, following=pages)
+        assert pages is not None
+        return replace(pages, reset=reset)
+
+    def _event(self, row: asyncpg.Record) -> bytes:
+        return encoded(row["body"]) or wire.event(job_of(row), encoded(row["result"]), self._prefix)
+
+    async def with_gaps(self, places: Mapping[Channel, Position]) -> set[Channel]:
+        """In which of these logs something is gone between the position and what is there."""
+        rows = await self._postgres.ask(
+            sql.CHANNELS_WITH_GAPS,
+            [channel.tenant for channel in places],
+            [channel.name for channel in places],
+            [position.offset for position in places.values()],
         )
-        # Up to the first gap: the next page begins there, and says so.
-        return Page(events, events[-1][0], reset, more=events[-1][0].offset < state.top)
+        return {Channel(row["tenant"], row["name"]) for row in rows}
 
     async def _read_job(self, channel: Channel, place: Place) -> Page | None:
-        rows = await self._postgres.fetch(sql.JOB_WITH_RESULT, channel.tenant, channel.key)
+        rows = await self._postgres.ask(sql.JOB_WITH_RESULT, channel.tenant, channel.key)
         if not rows:
             return None
         job = job_of(rows[0])
@@ -156,17 +171,17 @@ class EventStore:
             [event.retention for event in given],
         )
         try:
-            rows = await self._postgres.fetch(sql.PUBLISH_EVENTS, *columns)
+            rows = await self._postgres.ask(sql.PUBLISH_EVENTS, *columns)
         except asyncpg.UniqueViolationError:
             # An earlier try of the same statement, its answer lost on the way, has just been committed.
-            rows = await self._postgres.fetch(sql.PUBLISH_EVENTS, *columns)
+            rows = await self._postgres.ask(sql.PUBLISH_EVENTS, *columns)
         logged = {row["id"]: (Position(row["epoch"], row["offset"]), row["body"].encode()) for row in rows}
         return [logged[event.id] for event in batch]
 
     async def renew_epochs(self) -> int:
         """After a backup was restored: every log begins a new history, so that a cursor from the old one meets
         a reset and never other events under the same offsets. How many there are."""
-        return len(await self._postgres.fetch(sql.RENEW_EPOCHS))
+        return len(await self._postgres.ask(sql.RENEW_EPOCHS))
 
 
 def locate(channel: Channel, place: Place, state: ChannelState) -> tuple[Position, Position | None]:
@@ -189,4 +204,13 @@ def locate(channel: Channel, place: Place, state: ChannelState) -> tuple[Positio
 
 
 def _state(row: asyncpg.Record) -> ChannelState:
-    return ChannelState(row["epoch"], row["floor"], row["top"])
+    return ChannelState(row["epoch"], row["floor"], row["top"], row["gone"])
+
+
+def _runs(rows: Sequence[asyncpg.Record]) -> list[Sequence[asyncpg.Record]]:
+    """The rows, divided where offsets are missing."""
+    first = rows[0]["offset"]
+    if rows[-1]["offset"] - first == len(rows) - 1:
+        return [rows]
+    begins = [0, *(n for n in range(1, len(rows)) if rows[n]["offset"] > rows[n - 1]["offset"] + 1), len(rows)]
+    return [rows[begin:end] for begin, end in pairwise(begins)]

@@ -34,7 +34,7 @@ class PositionStore:
 
     async def acked(self, device: Device) -> Mapping[str, Position]:
         """The last position of each channel that the device has acknowledged; nothing if it is not known."""
-        rows = await self._postgres.fetch(sql.ACKED, device.tenant, device.subject, device.name)
+        rows = await self._postgres.ask(sql.ACKED, device.tenant, device.subject, device.name)
         return {row["channel"]: Position(row["epoch"], row["offset"]) for row in rows}
 
     async def ack(self, device: Device, positions: Mapping[str, Position]) -> None:
@@ -52,7 +52,7 @@ class PositionStore:
             raise BadCursor("the cursor lies beyond the end of a channel")
 
     async def _admit(self, device: Device) -> None:
-        row = (await self._postgres.fetch(sql.DEVICES_OF, device.tenant, device.subject, device.name))[0]
+        row = (await self._postgres.ask(sql.DEVICES_OF, device.tenant, device.subject, device.name))[0]
         if not row["known"] and row["devices"] >= self._devices:
             raise TooManyDevices(f"at most {self._devices} devices a subject; one unused for long is forgotten")
         if len(self._admitted) >= REMEMBERED:
@@ -65,5 +65,5 @@ class PositionStore:
             for number, (device, positions) in enumerate(batch)
             for channel, position in positions.items()
         ]
-        wrong = {row["n"] for row in await self._postgres.fetch(sql.ACK, *zip(*rows, strict=True))}
+        wrong = {row["n"] for row in await self._postgres.ask(sql.ACK, *zip(*rows, strict=True))}
         return [number not in wrong for number in range(len(batch))]

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from ..domain import DEFAULT_DEPLOYMENT
 from ..errors import Unavailable
 from .conninfo import Conninfo
 from .faults import Refused, described, is_away, is_closed_to_us, is_lost, is_read_only
@@ -85,7 +86,11 @@ class Postgres:
     `within` is how many seconds one try may take where a call does not say; without it, what is left of its patience.
     """
 
-    def __init__(self, url: str, connections: int = 4, *, within: float | None = None) -> None:
+    def __init__(
+        self, url: str, connections: int = 4, deployment: str = DEFAULT_DEPLOYMENT, *, within: float | None = None
+    ) -> None:
+        self.deployment = deployment
+        """Whose rows are asked for: those of other deployments in the same database are not there."""
         self._conninfo = Conninfo.parse(url, "PUSHSVC_DATABASE_URL", writes=True)
         self._within = within
         self._size = connections
@@ -105,6 +110,12 @@ class Postgres:
 
     async def __aexit__(self, *error: object) -> None:
         await self.close()
+
+    async def ask(
+        self, sql: str, *args: Any, patience: float = PATIENCE, within: float | None = None
+    ) -> list[asyncpg.Record]:
+        """Run one of the store's statements, whose first parameter is the deployment; see `fetch`."""
+        return await self.fetch(sql, self.deployment, *args, patience=patience, within=within)
 
     async def fetch(
         self, sql: str, *args: Any, patience: float = PATIENCE, within: float | None = None

@@ -1,13 +1,19 @@
 """What is no longer kept: jobs and events past their age, logs past their length, devices not seen for long.
 
-Always the floor first: from then on no reader looks below it, and a cursor from there gets a reset. Then what
-lies below is deleted, in batches, with no lock that a writer could want.
+Each event lives as long as was said. First its channel learns that it goes, then it is deleted, in batches, with no
+lock that a writer could want; a cursor from before it gets a reset.
 """
 
 from __future__ import annotations
 
-from . import statements as sql
+from collections.abc import Iterable
+from typing import Any
+
+from . import retention_statements as sql
 from .postgres import Postgres
+
+CHANNELS_AT_ONCE = 50_000
+"""Channels whose length is looked at in one statement; the next call goes on from there."""
 
 
 class Retention:
@@ -15,37 +21,45 @@ class Retention:
 
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
+        self._trimmed = 0
 
     async def purge(self, limit: int) -> int:
         """Jobs past their retention, with their events."""
-        rows = await self._postgres.fetch(sql.EXPIRED_JOBS, limit)
+        rows = await self._postgres.ask(sql.EXPIRED_JOBS, limit)
         if not rows:
             return 0
-        jobs = [row["id"] for row in rows]
-        await self._postgres.fetch(sql.RAISE_FLOORS_OF_JOBS, jobs)
-        await self._postgres.fetch(sql.DELETE_EVENTS_OF_JOBS, jobs)
-        return len(await self._postgres.fetch(sql.DELETE_JOBS, jobs))
+        await self._leave_gaps(row for row in rows if row["channel"] is not None)
+        jobs = list({row["id"]: None for row in rows})
+        return len(await self._postgres.ask(sql.DELETE_JOBS, jobs))
 
     async def purge_published(self, limit: int) -> int:
         """Published events past their retention."""
-        await self._postgres.fetch(sql.RAISE_FLOORS_OF_PUBLISHED, limit)
-        return len(await self._postgres.fetch(sql.DELETE_PUBLISHED, limit))
+        rows = await self._postgres.ask(sql.EXPIRED_EVENTS, limit)
+        if not rows:
+            return 0
+        channels, offsets = await self._leave_gaps(rows)
+        return len(await self._postgres.ask(sql.DELETE_EXPIRED_EVENTS, channels, offsets))
+
+    async def _leave_gaps(self, events: Iterable[Any]) -> tuple[list[int], list[int]]:
+        places = [(event["channel"], event["offset"]) for event in events]
+        channels, offsets = [channel for channel, _ in places], [offset for _, offset in places]
+        if places:
+            await self._postgres.ask(sql.LEAVE_GAPS, channels, offsets)
+        return channels, offsets
 
     async def trim(self, length: int, limit: int) -> int:
         """The oldest events of logs that hold more than `length`."""
-        rows = await self._postgres.fetch(sql.RAISE_FLOORS_OF_LONG, length, limit)
-        if not rows:
-            return 0
-        channels = [row["id"] for row in rows]
+        row = (await self._postgres.ask(sql.TRIM_CHANNELS, self._trimmed, CHANNELS_AT_ONCE, length))[0]
+        self._trimmed = row["last"] if row["looked"] == CHANNELS_AT_ONCE else 0
         deleted = 0
-        while gone := len(await self._postgres.fetch(sql.DELETE_BELOW_FLOORS, channels, limit)):
+        while row["cut"] and (gone := len(await self._postgres.ask(sql.DELETE_BELOW_FLOORS, row["cut"], limit))):
             deleted += gone
         return deleted
 
     async def forget_devices(self, seconds: float, limit: int) -> int:
         """Positions that no device has acknowledged anew for so long."""
-        return len(await self._postgres.fetch(sql.FORGET_POSITIONS, seconds, limit))
+        return len(await self._postgres.ask(sql.FORGET_POSITIONS, seconds, limit))
 
     async def forget_tickets(self, limit: int) -> int:
         """Tickets that nobody has used in time."""
-        return len(await self._postgres.fetch(sql.FORGET_TICKETS, limit))
+        return len(await self._postgres.ask(sql.FORGET_TICKETS, limit))

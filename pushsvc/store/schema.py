@@ -95,7 +95,7 @@ async def check_schema(postgres: Postgres, url: str) -> None:
     """
     rows = await postgres.fetch(f"SELECT to_regclass('{SCHEMA}.alembic_version') AS known", patience=15)
     if rows[0]["known"] is None:
-        await migrate(url)
+        await migrate(url, postgres.deployment)
         return
     version = (await postgres.fetch(f"SELECT version_num FROM {SCHEMA}.alembic_version"))[0][0]
     needed = await asyncio.to_thread(head)

@@ -46,7 +46,7 @@ _moment = DateTime(timezone=True)
 
 def _deployment(*, primary_key: bool = False) -> Column[str]:
     """Whose row it is: deployments that share a database have nothing of each other."""
-    return Column("deployment", Text, primary_key=primary_key, nullable=False, server_default=text("'arq:queue'"))
+    return Column("deployment", Text, primary_key=primary_key, nullable=False)
 
 
 jobs = Table(
@@ -166,14 +166,20 @@ events = Table(
     # channels log it. `body` holds an event that is not a job's.
     Column("job", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), index=True),
     Column("body", Text),
-    # Of events with a body: their id, by which a repeated statement finds them, and until when they are kept.
+    # Of events with a body: whose they are, their id, by which a repeated statement finds them, and until when
+    # they are kept.
+    Column("deployment", Text),
     Column("id", Text),
     Column("expires_at", _moment),
     CheckConstraint("(job IS NULL) <> (body IS NULL)", name="source"),
-    CheckConstraint("(body IS NULL) = (id IS NULL) AND (body IS NULL) = (expires_at IS NULL)", name="published"),
+    CheckConstraint(
+        "(body IS NULL) = (id IS NULL) AND (body IS NULL) = (expires_at IS NULL)"
+        " AND (body IS NULL) = (deployment IS NULL)",
+        name="published",
+    ),
 )
-Index("events_id_idx", events.c.id, events.c.channel, unique=True, postgresql_where=text("id IS NOT NULL"))
-Index("events_expires_idx", events.c.expires_at, postgresql_where=text("expires_at IS NOT NULL"))
+Index("events_id_idx", events.c.deployment, events.c.id, unique=True, postgresql_where=text("id IS NOT NULL"))
+Index("events_expires_idx", events.c.deployment, events.c.expires_at, postgresql_where=text("expires_at IS NOT NULL"))
 
 positions = Table(
     "positions",

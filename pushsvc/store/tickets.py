@@ -14,7 +14,7 @@ class TicketStore:
 
     async def put(self, id: str, claims: str, seconds: float) -> None:
         """Keep `claims` until they are taken, but no longer than `seconds`."""
-        await self._postgres.fetch(sql.PUT_TICKET, id, claims, seconds)
+        await self._postgres.ask(sql.PUT_TICKET, id, claims, seconds)
 
     async def take(self, id: str) -> str | None:
         """The claims, which are gone from now on; None if they were taken before, are too old, or never were.
@@ -22,5 +22,5 @@ class TicketStore:
         When the connection is lost just as they are taken, the repeated statement finds nothing: a ticket may
         be used up in vain, never used twice.
         """
-        rows = await self._postgres.fetch(sql.TAKE_TICKET, id)
+        rows = await self._postgres.ask(sql.TAKE_TICKET, id)
         return str(rows[0]["claims"]) if rows and rows[0]["valid"] else None

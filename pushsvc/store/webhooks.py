@@ -118,7 +118,7 @@ class WebhookStore:
 
         Who has not settled them within `lease` seconds has lost them.
         """
-        rows = await self._postgres.fetch(
+        rows = await self._postgres.ask(
             sql.CLAIM_WEBHOOKS, after, room, each, list(rooms), list(rooms.values()), lease
         )
         return [self._due(row) for row in rows if not row["disabled"]], sum(row["disabled"] for row in rows)
@@ -139,18 +139,18 @@ class WebhookStore:
 
     async def next_due(self) -> float | None:
         """In how many seconds the next one falls due that is not due already."""
-        seconds: float | None = (await self._postgres.fetch(sql.NEXT_DUE))[0]["seconds"]
+        seconds: float | None = (await self._postgres.ask(sql.NEXT_DUE))[0]["seconds"]
         return seconds
 
     async def hand_back(self, webhooks: Sequence[DueWebhook]) -> None:
         """Whoever is next may claim them at once."""
-        await self._postgres.fetch(
+        await self._postgres.ask(
             sql.HAND_BACK_WEBHOOKS, [each.id for each in webhooks], [each.version for each in webhooks]
         )
 
     async def _settle(self, batch: Sequence[Attempted]) -> list[WebhookStatus | None]:
         """The status that each has now; None if the attempt was fenced. It is in the log all the same."""
-        rows = await self._postgres.fetch(
+        rows = await self._postgres.ask(
             sql.SETTLE_WEBHOOKS,
             [a.webhook for a in batch],
             [a.version for a in batch],
@@ -181,30 +181,30 @@ class WebhookStore:
     ) -> list[Webhook]:
         """The viewer's, those of the newest jobs first, older than `after`."""
         statement = sql.WEBHOOKS_OF_TENANT if viewer.owner is None else sql.WEBHOOKS_OF_OWNER
-        rows = await self._postgres.fetch(statement, viewer.tenant, viewer.owner, status, job, after, limit)
+        rows = await self._postgres.ask(statement, viewer.tenant, viewer.owner, status, job, after, limit)
         return [_webhook(row) for row in rows]
 
     async def get(self, viewer: Viewer, webhook: str) -> Webhook | None:
         """None if there is none of this id, or it is another's."""
-        rows = await self._postgres.fetch(sql.WEBHOOK_BY_ID, webhook, viewer.tenant, viewer.owner)
+        rows = await self._postgres.ask(sql.WEBHOOK_BY_ID, webhook, viewer.tenant, viewer.owner)
         return _webhook(rows[0]) if rows else None
 
     async def attempts(self, webhook: str) -> list[AttemptLog]:
         """All attempts, the first one first. A number that is missing is that of a courier who died."""
-        return [_attempt(row) for row in await self._postgres.fetch(sql.ATTEMPTS_OF, webhook)]
+        return [_attempt(row) for row in await self._postgres.ask(sql.ATTEMPTS_OF, webhook)]
 
     async def replay(self, webhook: str) -> bool:
         """Begin a new round of attempts, and enable its endpoint again. False if it is gone."""
-        return bool(await self._postgres.fetch(sql.REPLAY_WEBHOOK, webhook))
+        return bool(await self._postgres.ask(sql.REPLAY_WEBHOOK, webhook))
 
     async def disabled(self, tenant: str, owner: str, limit: int = 500) -> list[tuple[str, datetime]]:
         """The endpoints that have answered `410`, with the moment; both empty are those of the service."""
-        rows = await self._postgres.fetch(sql.DISABLED_ENDPOINTS, tenant, owner, limit)
+        rows = await self._postgres.ask(sql.DISABLED_ENDPOINTS, tenant, owner, limit)
         return [(row["url"], row["disabled_at"]) for row in rows]
 
     async def enable(self, tenant: str, owner: str, url: str) -> int | None:
         """Send to the endpoint again; how many were held back. None if it was not disabled."""
-        row = (await self._postgres.fetch(sql.ENABLE_ENDPOINT, tenant, owner, url))[0]
+        row = (await self._postgres.ask(sql.ENABLE_ENDPOINT, tenant, owner, url))[0]
         return int(row["resumed"]) if row["enabled"] else None
 
 

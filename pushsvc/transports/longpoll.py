@@ -56,6 +56,10 @@ class Poll:
             self._something.set()
 
     def reset(self, channel: Channel, position: Position) -> None:
+        if len(self._events) >= self._limit and channel.name in self._positions:
+            # What lay before it may not have fitted: the next poll comes upon it.
+            self._left_over.add(channel.name)
+            return
         self._resets.append(wire.reset_item(channel.name, position, self._prefix))
         self._positions[channel.name] = position
         self._something.set()

@@ -44,14 +44,16 @@ class Jobs:
         principal = api.principal(request, "submit")
         body = await read_body(request, JobRequest, api.settings.body_limit)
         wait = prefer_wait(request, api.settings.wait_limit)
-        job, cursor = await api.submissions.submit(principal, body, _idempotency_key(request))
+        submitted = await api.submissions.submit(principal, body, _idempotency_key(request))
+        job, mark = submitted.job, submitted.mark
         headers = {"Location": api.views.path(job)}
         if wait is not None:
             headers["Preference-Applied"] = f"wait={wait:g}"
             if await until_final(api.hub, job, wait):
                 job = await api.jobs.get(job.tenant, job.id) or job
-                return Response(await api.views.view(job), 200, headers, JSON)
-        return Response(await api.views.view(job, cursor), 202, {**headers, "Retry-After": RETRY_AFTER}, JSON)
+                return Response(await api.views.view(job, mark=mark), 200, headers, JSON)
+        view = await api.views.view(job, submitted.cursor, mark)
+        return Response(view, 202, {**headers, "Retry-After": RETRY_AFTER}, JSON)
 
     async def status(self, request: Request) -> Response:
         api = self._api
@@ -88,7 +90,7 @@ class Jobs:
 
     async def cancel(self, request: Request) -> Response:
         api = self._api
-        job = await api.canceller.cancel(await api.own_job(request, "submit"))
+        job = await api.canceller.cancel(await api.own_job(request, "submit"), request.query_params.get("mark"))
         return Response(await api.views.view(job), 202, {"Location": api.views.path(job)}, JSON)
 
     async def list(self, request: Request) -> Response:

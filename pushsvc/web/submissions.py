@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,6 +17,16 @@ from .views import JobViews, own_position
 INBOXES_REMEMBERED = 100_000
 
 
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The job; a cursor of its channel and the submitter's inbox, before anything came of it; and, if others may
+    share the job, the mark by which it is cancelled for this submitter only."""
+
+    job: Job
+    cursor: str
+    mark: str | None
+
+
 class Submissions:
     """Submits, and says from where the submitter hears of it."""
 
@@ -25,8 +36,8 @@ class Submissions:
         self._views = views
         self._opened: set[Channel] = set()
 
-    async def submit(self, principal: Principal, request: JobRequest, key: str | None) -> tuple[Job, str]:
-        """The job, and a cursor of its channel and the submitter's inbox, before anything came of it.
+    async def submit(self, principal: Principal, request: JobRequest, key: str | None) -> Submitted:
+        """Accept a job, or join the one that it is the same as.
 
         Raises what `Submitter.submit` does.
         """
@@ -35,7 +46,7 @@ class Submissions:
         positions = own_position(accepted.job)
         if accepted.inbox is not None:
             positions.append((inbox(principal.subject), accepted.inbox))
-        return accepted.job, format_cursor(positions)
+        return Submitted(accepted.job, format_cursor(positions), accepted.mark)
 
     async def over_socket(self, principal: Principal, job: str, params: Mapping[str, Any], key: str | None) -> bytes:
         """The job as JSON, as `POST /v1/jobs` answers."""
@@ -43,7 +54,8 @@ class Submissions:
             request = JobRequest(job=job, params=dict(params))
         except ValidationError as error:
             raise BadRequest(error.errors(include_input=False, include_url=False)[0]["msg"]) from None
-        return await self._views.view(*await self.submit(principal, request, key))
+        submitted = await self.submit(principal, request, key)
+        return await self._views.view(submitted.job, submitted.cursor, submitted.mark)
 
     async def _open_inbox(self, principal: Principal) -> None:
         """Make sure that the submitter's inbox has a position, once a process."""

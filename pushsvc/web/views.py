@@ -22,7 +22,7 @@ class JobViews:
     def path(self, job: Job) -> str:
         return f"{self._prefix}/v1/jobs/{job.id}"
 
-    def _links(self, job: Job) -> Mapping[str, str]:
+    def _links(self, job: Job, mark: str | None) -> Mapping[str, str]:
         path = self.path(job)
         channel = job_channel(job.id)
         own = job.callback_url not in (None, SERVICE_CALLBACK)
@@ -30,12 +30,13 @@ class JobViews:
         return {
             "self": path,
             "result": f"{path}/result",
-            "cancel": f"{path}/cancel",
+            "cancel": f"{path}/cancel" + (f"?mark={mark}" if mark else ""),
             "events": f"{self._prefix}/v1/events?channels={channel}",
         } | called
 
-    async def view(self, job: Job, cursor: str | None = None) -> bytes:
-        """The job; `cursor` is where to listen from, by default its own channel's position."""
+    async def view(self, job: Job, cursor: str | None = None, mark: str | None = None) -> bytes:
+        """The job; `cursor` is where to listen from, by default its own channel's position. With the `mark` of a
+        submission its link cancels for that one only."""
         progress, position = None, None
         if job.attempt and not job.status.terminal:
             progress = await self._publisher.last_progress(job.id)
@@ -54,7 +55,7 @@ class JobViews:
             "finished_at": timestamp(job.finished_at) if job.finished_at else None,
             "expires_at": timestamp(job.expires_at) if job.expires_at else None,
             "error": wire.load(job.error) if job.error else None,
-            "links": self._links(job),
+            "links": self._links(job, mark),
             "cursor": cursor or format_cursor(own_position(job)),
         }
         return wire.dump(view)

@@ -66,13 +66,13 @@ def succeeded(job: str, version: int, result: bytes = b"1", **changes: Any) -> O
 
 LOG = """
 WITH gone AS (SELECT set_config('session_replication_role', 'replica', true)), c AS (
-    INSERT INTO pushsvc.channels AS c (tenant, name, top) SELECT $1, $2, $3 FROM gone
+    INSERT INTO pushsvc.channels AS c (deployment, tenant, name, top) SELECT $5, $1, $2, $3 FROM gone
     ON CONFLICT (deployment, tenant, name) DO UPDATE SET top = c.top + $3 RETURNING id, top
 ), j AS (
-    INSERT INTO pushsvc.jobs (id, tenant, owner, name, params, timeout, retention, max_attempts, digest, status,
-        version, run_at, finished_at, expires_at, result)
-    SELECT '0' || upper(left(md5(c.id || '.' || c.top), 15)) || lpad(n::text, 10, '0'), $1, substr($2, 6), 'report',
-        '{}', 30, 3600, 1, 'd', 'succeeded', 3, now(), now(), now() + interval '1 hour',
+    INSERT INTO pushsvc.jobs (deployment, id, tenant, owner, name, params, timeout, retention, max_attempts, digest,
+        status, version, run_at, finished_at, expires_at, result)
+    SELECT $5, '0' || upper(left(md5(c.id || '.' || c.top), 15)) || lpad(n::text, 10, '0'), $1, substr($2, 6),
+        'report', '{}', 30, 3600, 1, 'd', 'succeeded', 3, now(), now(), now() + interval '1 hour',
         coalesce($4, (c.top - $3 + n)::text)
     FROM c, generate_series(1, $3) n RETURNING id
 )
@@ -87,7 +87,7 @@ class Kit:
     def __init__(self, settings: Settings, tenant: str = "default") -> None:
         self.settings = settings
         self.tenant = tenant
-        self.postgres = Postgres(settings.need("database_url"), settings.store_connections)
+        self.postgres = Postgres(settings.need("database_url"), settings.store_connections, settings.deployment)
         self.jobs = JobStore(self.postgres)
         self.events = EventStore(self.postgres)
         self.retention = Retention(self.postgres)
@@ -136,7 +136,7 @@ class Kit:
 
         async def in_one(pool: Any) -> None:
             async with pool.acquire() as connection, connection.transaction():
-                await connection.execute(LOG, self.tenant, name, count, result)
+                await connection.execute(LOG, self.tenant, name, count, result, self.postgres.deployment)
 
         await self.postgres.run(in_one)
 

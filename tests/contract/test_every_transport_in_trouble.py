@@ -224,8 +224,8 @@ async def uncommitted(kit: Kit, count: int) -> AsyncIterator[list[bytes]]:
         )
         for number, body in enumerate(bodies):
             await connection.execute(
-                'INSERT INTO pushsvc.events (channel, "offset", id, body, expires_at)'
-                " VALUES ($1, $2, $3, $4, now() + interval '1 hour')",
+                'INSERT INTO pushsvc.events (deployment, channel, "offset", id, body, expires_at)'
+                " VALUES ('arq:queue', $1, $2, $3, $4, now() + interval '1 hour')",
                 rows[0]["id"],
                 rows[0]["top"] - count + 1 + number,
                 uuid4().hex,

@@ -92,8 +92,9 @@ async def test_jobs_that_wait_with_nobody_to_take_them_are_found(settings: Setti
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute(
-            "INSERT INTO pushsvc.jobs (id, tenant, name, params, timeout, retention, max_attempts, digest, status,"
-            " version, run_at) VALUES ('1', 'default', 'r', '{}', 1, 1, 1, '', 'queued', 1, now() - interval '1 min')"
+            "INSERT INTO pushsvc.jobs (deployment, id, tenant, name, params, timeout, retention, max_attempts,"
+            " digest, status, version, run_at) VALUES ('arq:queue', '1', 'default', 'r', '{}', 1, 1, 1, '', 'queued',"
+            " 1, now() - interval '1 min')"
         )
     finally:
         await connection.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
+from pushsvc.domain import DEFAULT_DEPLOYMENT
 from pushsvc.ops.servers import connected
 from pushsvc.ops.slow_queries import (
     Source,
@@ -127,20 +128,20 @@ def test_a_server_without_the_library_is_told_of_the_setting_the_restart_and_the
 
 async def test_how_long_jobs_took_is_known_of_those_that_succeeded_at_once(database_url: str) -> None:
     async with connected(database_url) as connection:
-        assert await read_job_times(connection) == {}
+        assert await read_job_times(connection, DEFAULT_DEPLOYMENT) == {}
     setting = await asyncpg.connect(database_url)
     try:
         await setting.execute(
             """
-            INSERT INTO pushsvc.jobs (id, tenant, name, params, timeout, retention, max_attempts, digest, status,
-                version, attempt, run_at, started_at, finished_at)
-            SELECT n::text, 'default', 'report', '{}', 1, 1, 1, '', status, 3, attempt, now(), now(),
+            INSERT INTO pushsvc.jobs (deployment, id, tenant, name, params, timeout, retention, max_attempts, digest,
+                status, version, attempt, run_at, started_at, finished_at)
+            SELECT 'arq:queue', n::text, 'default', 'report', '{}', 1, 1, 1, '', status, 3, attempt, now(), now(),
                 now() + make_interval(secs => n)
             FROM (VALUES (1, 'succeeded', 1), (3, 'succeeded', 1), (50, 'failed', 1), (90, 'succeeded', 2))
                 t (n, status, attempt)
             """
         )
-        times = await read_job_times(setting)
+        times = await read_job_times(setting, DEFAULT_DEPLOYMENT)
     finally:
         await setting.close()
     assert times.keys() == {"report"}

@@ -132,11 +132,13 @@ async def test_events_that_expire_out_of_order_are_a_reset_and_never_a_silent_ga
     await kit.finish(3, publish=False)
     assert await kit.retention.purge(100) == 1
     epoch = (await read(kit, "now")).position.epoch
-    for offset in (0, 1):
-        page = await read(kit, Position(epoch, offset))
-        assert page.reset == Position(epoch, 2)
-        assert offsets(page) == [3]
-    assert offsets(await read(kit, "start")) == [3]
+    page = await read(kit, Position(epoch, 1))
+    assert (page.reset, offsets(page), page.more) == (Position(epoch, 2), [3], False)
+    for place in (Position(epoch, 0), "start"):
+        page = await read(kit, place)
+        assert (page.reset, offsets(page), page.more) == (None, [1], True), "it lives as long as was said"
+        assert page.following is not None
+        assert (page.following.reset, offsets(page.following)) == (Position(epoch, 2), [3])
 
 
 async def test_purging_while_reading_and_finishing_never_skips_silently(kit: Kit, settings: Settings) -> None:

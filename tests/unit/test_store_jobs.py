@@ -187,9 +187,10 @@ async def test_renewing_keeps_a_lease_and_tells_of_a_cancel(kit: Kit) -> None:
     running = (await kit.jobs.start([job.id], "w7", -1))[job.id].job
     assert await kit.jobs.renew([(job.id, 2), (new_job_id(), 1)], 60) == {job.id: False}
     assert await kit.jobs.lapsed(10) == []
-    assert await kit.jobs.request_cancel(running) == "w7"
+    assert await kit.jobs.cancel("default", job.id) == (running, True)
     assert await kit.jobs.renew([(job.id, 2)], 60) == {job.id: True}
-    assert await kit.jobs.request_cancel(job) is None, "of another version"
+    await kit.jobs.finish(succeeded(job.id, 2))
+    assert await kit.jobs.cancel("default", job.id) is None, "it has ended"
 
 
 # Requeueing

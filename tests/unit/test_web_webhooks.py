@@ -319,7 +319,8 @@ async def test_a_disabled_endpoint_is_listed_and_enabled_by_its_url(node: Node, 
 async def test_the_services_endpoint_is_an_admins_to_enable_and_not_to_see(node: Node, receiver: Receiver) -> None:
     url = receiver.url("/all?token=hunter2")
     await node.service.parts.postgres.fetch(
-        "INSERT INTO pushsvc.disabled_endpoints (id, tenant, owner, url) VALUES (md5($1), '', '', $2)",
+        "INSERT INTO pushsvc.disabled_endpoints (deployment, id, tenant, owner, url)"
+        " VALUES ('arq:queue', md5($1), '', '', $2)",
         f"\n\n{url}",
         url,
     )

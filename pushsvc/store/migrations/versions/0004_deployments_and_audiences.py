@@ -19,6 +19,8 @@ INDEXES: dict[str, tuple[str, tuple[str, ...], bool, str | None]] = {
     "jobs_owner_idx": ("jobs", ("tenant", "owner", "id DESC"), False, None),
     "jobs_key_idx": ("jobs", ("tenant", "coalesce(owner, '')", "key"), True, "key IS NOT NULL"),
     "jobs_coalesce_idx": ("jobs", ("tenant", "coalesce(owner, '')", "digest"), True, f"shared AND {_IN_FLIGHT}"),
+    "events_id_idx": ("events", ("id",), True, "id IS NOT NULL"),
+    "events_expires_idx": ("events", ("expires_at",), False, "expires_at IS NOT NULL"),
     "positions_acked_idx": ("positions", ("acked_at",), False, None),
     "tickets_expires_idx": ("tickets", ("expires_at",), False, None),
     "webhooks_host_idx": ("webhooks", ("host", "due_at"), False, "status = 'pending'"),
@@ -52,6 +54,11 @@ def upgrade() -> None:
             sa.Column("deployment", sa.Text(), server_default=sa.literal(name), nullable=False),
             schema="pushsvc",
         )
+        # From now on whoever writes says whose row it is.
+        op.alter_column(table, "deployment", server_default=None, schema="pushsvc")
+    op.add_column("events", sa.Column("deployment", sa.Text(), nullable=True), schema="pushsvc")
+    op.execute(sa.text("UPDATE pushsvc.events SET deployment = :name WHERE body IS NOT NULL").bindparams(name=name))
+    _published("(body IS NULL) = (deployment IS NULL)")
     for index in INDEXES:
         # A job that is being cancelled is not joined: beside it another may be made.
         joined = f"shared AND {_IN_FLIGHT} AND NOT cancel_requested" if index == "jobs_coalesce_idx" else None
@@ -61,16 +68,6 @@ def upgrade() -> None:
     )
     _primary("positions", "deployment", "tenant", "subject", "device", "channel")
     _primary("disabled_endpoints", "deployment", "id")
-    # The id of an event that was published under a key says the channel's name, which other deployments have too.
-    op.drop_index("events_id_idx", table_name="events", schema="pushsvc")
-    op.create_index(
-        "events_id_idx",
-        "events",
-        ["id", "channel"],
-        unique=True,
-        schema="pushsvc",
-        postgresql_where=sa.text("id IS NOT NULL"),
-    )
     _make_audiences()
     op.add_column(
         "channels", sa.Column("gone", sa.BigInteger(), server_default=sa.text("0"), nullable=False), schema="pushsvc"
@@ -119,6 +116,14 @@ def _make_audiences() -> None:
     )
 
 
+def _published(*also: str) -> None:
+    before = "(body IS NULL) = (id IS NULL) AND (body IS NULL) = (expires_at IS NULL)"
+    op.drop_constraint(op.f("events_published_check"), "events", schema="pushsvc", type_="check")
+    op.create_check_constraint(
+        op.f("events_published_check"), "events", " AND ".join((before, *also)), schema="pushsvc"
+    )
+
+
 def _unique(table: str, before: str, after: str, *columns: str) -> None:
     op.drop_constraint(before, table, schema="pushsvc", type_="unique")
     op.create_unique_constraint(op.f(after), table, list(columns), schema="pushsvc")
@@ -141,19 +146,11 @@ def downgrade() -> None:
     )
     op.drop_table("audiences", schema="pushsvc")
     op.drop_column("jobs", "audience", schema="pushsvc")
-    op.drop_index("events_id_idx", table_name="events", schema="pushsvc", postgresql_where=sa.text("id IS NOT NULL"))
-    op.create_index(
-        "events_id_idx",
-        "events",
-        ["id"],
-        unique=True,
-        schema="pushsvc",
-        postgresql_where=sa.text("id IS NOT NULL"),
-    )
     _primary("disabled_endpoints", "id")
     _primary("positions", "tenant", "subject", "device", "channel")
     _unique("channels", "channels_deployment_tenant_name_key", "channels_tenant_name_key", "tenant", "name")
     for index in INDEXES:
         _index(index, deployment=False)
-    for table in OWNED:
+    _published()
+    for table in ("events", *OWNED):
         op.drop_column(table, "deployment", schema="pushsvc")
