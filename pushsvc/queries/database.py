@@ -25,6 +25,7 @@ from .promise import Promise
 from .running.comment import SqlComment
 from .running.interrupt import unhurried
 from .running.log import Observer, QueryRecord, log_unawaited
+from .running.owner import Owner
 from .running.pool import DatabasePool
 from .running.query import Query
 from .running.sharing import key_of
@@ -67,7 +68,7 @@ class Database(Finders, Calculations):
         pool.admit(self)
         self.owner = owner
         self._pool = pool
-        self._comment = SqlComment(tags or {})
+        self._asker = Owner(owner, SqlComment(tags or {}))
         self._observer = observer
         self._inline = inline
         self._loop = asyncio.get_running_loop()
@@ -184,8 +185,7 @@ class Database(Finders, Calculations):
             raise QueryError("a snapshot has its own isolation: repeatable read")
         return Transaction(
             self._pool,
-            owner=self.owner,
-            comment=self._comment,
+            owner=self._asker,
             on_transaction=on_transaction,
             isolation=isolation,
             changed=self._transaction_changed,
@@ -210,6 +210,7 @@ class Database(Finders, Calculations):
             *(query.task for query in self._queries if query.task is not None),
             *(asyncio.create_task(transaction.abort()) for transaction in self._transactions),
         )
+        await unhurried(asyncio.create_task(self._pool.connections.clear(self._asker)))
         self._pool.dismiss(self)
 
     async def __aenter__(self) -> Self:
@@ -282,8 +283,7 @@ class Database(Finders, Calculations):
         query = Query(
             question,
             self._pool,
-            owner=self.owner,
-            comment=self._comment,
+            asker=self._asker,
             inline=self._inline,
             observer=self._observer,
         )

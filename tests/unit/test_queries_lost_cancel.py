@@ -30,13 +30,14 @@ def pending_signals(pid: int) -> int:
 async def test_a_cancel_that_the_server_has_lost_is_sent_again(postgres_url: str, server: Server) -> None:
     pool = DatabasePool(postgres_url, executor_concurrency=1)
     db = Database(pool, owner="job")
-    # By the third time it is prepared, so that it goes to the server in one piece.
-    for _ in range(4):
-        assert await db.load_async(behind(1)) == [1]
     [backend] = await db.async_find_by_sql("SELECT pg_backend_pid()")
     if not is_here(backend):
         pytest.skip("PostgreSQL's processes are not on this machine")
-    async with server.gate(1), Database(pool, owner="other") as other:
+    other = Database(pool, owner="other")
+    # By the third time it is prepared, so that it goes to the server in one piece.
+    for _ in range(4):
+        assert await other.load_async(behind(1)) == [1]
+    async with server.gate(1):
         os.kill(backend, signal.SIGSTOP)
         try:
             promise = other.load_async(behind(1))

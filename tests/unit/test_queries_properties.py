@@ -1,9 +1,9 @@
 """Random programs of queries on a real server, and what has to hold during and after each of them.
 
 The jobs of a program run beside one another on one pool. Each of their queries calls a function in the server,
-which notes in advisory locks that it ran, how many others ran then, and how many connections there were: locks
-are seen at once by everybody, need no writing, so that read-only transactions can take them, and those of a
-session outlive whatever is cancelled or rolled back.
+which holds an advisory lock while it runs, and tells in notices that it ran, how many others ran then, and how many
+connections there were: a notice needs no writing, so that read-only transactions can give it, and it has gone out
+whatever is cancelled or rolled back later.
 
 `QUERIES_EXAMPLES=2000` searches that many other programs at random.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +23,7 @@ import asyncpg
 import pytest
 import uvloop
 from hypothesis import HealthCheck, given, settings
-from sqlalchemy import Column, Float, Integer, MetaData, Table, func, insert, literal, select
+from sqlalchemy import Column, Float, Integer, MetaData, Table, event, func, insert, literal, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -71,7 +71,7 @@ CREATE TABLE probe.ledger (job int NOT NULL);
 CREATE VIEW probe.slow_ledger AS SELECT job FROM probe.ledger, (SELECT pg_sleep(0.01)) AS slept;
 CREATE VIEW probe.notes AS
     SELECT classid::int AS kind, objid::int AS number, pid FROM pg_locks
-    WHERE locktype = 'advisory' AND classid BETWEEN {RUNNING} AND {CONNECTED};
+    WHERE locktype = 'advisory' AND classid = {RUNNING};
 CREATE FUNCTION probe.run(job int, id int, seconds float8, fails boolean) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     together int;
@@ -80,17 +80,13 @@ DECLARE
 BEGIN
     -- It runs, for as long as its transaction: on a connection that it has for itself.
     PERFORM pg_advisory_xact_lock_shared({RUNNING}, job * 10000 + id);
-    -- It ran: the first number that is free, so that a second run is seen.
-    FOR run IN 0..31 LOOP
-        IF NOT EXISTS (SELECT FROM probe.notes WHERE kind = {RAN} AND number = id * 32 + run) THEN
-            EXIT WHEN pg_try_advisory_lock({RAN}, id * 32 + run);
-        END IF;
-    END LOOP;
+    RAISE NOTICE 'probe {RAN} %', id;
     SELECT count(DISTINCT pid), count(DISTINCT pid) FILTER (WHERE number / 10000 = job)
         INTO together, of_job FROM probe.notes WHERE kind = {RUNNING};
     SELECT count(*) INTO connected FROM pg_stat_activity WHERE application_name = 'pushsvc {POOL}';
-    PERFORM pg_advisory_lock_shared({TOGETHER}, together), pg_advisory_lock_shared({OF_JOB}, job * 100 + of_job),
-        pg_advisory_lock_shared({CONNECTED}, connected);
+    RAISE NOTICE 'probe {TOGETHER} %', together;
+    RAISE NOTICE 'probe {OF_JOB} %', job * 100 + of_job;
+    RAISE NOTICE 'probe {CONNECTED} %', connected;
     PERFORM pg_sleep(seconds);
     IF fails THEN
         RETURN 1 / (id - id);
@@ -539,6 +535,17 @@ class Job:
 
 async def follow(program: Program, url: str, server: Server, reached: Counter[str]) -> None:
     pool = DatabasePool(url, name=POOL, executor_concurrency=program.executor, own_connections=program.own)
+    notes: defaultdict[int, list[int]] = defaultdict(list)
+
+    def note(_connection: object, message: Any) -> None:
+        match message.message.split():
+            case ["probe", kind, number]:
+                notes[int(kind)].append(int(number))
+
+    def listen(connection: Any, _record: object) -> None:
+        connection.driver_connection.add_log_listener(note)
+
+    event.listen(pool.connections.engine.sync_engine, "connect", listen)
     async with explained(program, server):
         async with asyncio.timeout(PATIENCE):
             await server.connection.execute("DELETE FROM probe.ledger")
@@ -549,7 +556,7 @@ async def follow(program: Program, url: str, server: Server, reached: Counter[st
             for job in jobs:
                 await job.judge()
             await until(lambda: len(asyncio.all_tasks()) == 1)
-            await check_server(program, pool, jobs, server)
+            await check_server(program, pool, jobs, server, notes)
             await check_pool(pool, jobs, server)
             reached.update(pool.counters)
             reached.update(record.status for job in jobs for record in job.db.queries)
@@ -561,18 +568,17 @@ async def nobody(server: Server) -> bool:
     return await server.connections() == 0
 
 
-async def check_server(program: Program, pool: DatabasePool, jobs: list[Job], server: Server) -> None:
-    """What the queries noted in the server while they ran, and what they have left there."""
-    notes: defaultdict[int, list[int]] = defaultdict(list)
-    for row in await server.fetch("SELECT kind, number FROM probe.notes"):
-        notes[row["kind"]].append(row["number"])
-    assert notes[RUNNING] == [], "a query still runs, or its transaction is open"
+async def check_server(
+    program: Program, pool: DatabasePool, jobs: list[Job], server: Server, notes: Mapping[int, list[int]]
+) -> None:
+    """What the queries told of the server while they ran, and what they have left there."""
+    assert await server.fetch("SELECT FROM probe.notes") == [], "a query still runs, or its transaction is open"
     assert max(notes[TOGETHER], default=0) <= pool.size
     assert max(notes[CONNECTED], default=0) <= pool.size
     for number in notes[OF_JOB]:
         job, at_once = divmod(number, 100)
         assert at_once <= 1 + (0 if program.plans[job].inline else program.executor)
-    ran = Counter(number // 32 for number in notes[RAN])
+    ran = Counter(notes[RAN])
     for each in jobs:
         least, most = each.runs()
         for query in least:

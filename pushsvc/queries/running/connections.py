@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from ...errors import Unavailable
+from ...errors import QueryError, Unavailable
 from ...store import Conninfo, is_lost
-from .comment import SqlComment
 from .engine import make_engine
 from .interrupt import Interrupt
 from .link import Link, lost
+from .owner import Owner
 from .reading import Reading
+from .traces import Catalog
 
 logger = logging.getLogger("pushsvc.queries")
 
@@ -22,13 +24,15 @@ class Connections:
     """All of one database's. There is no bound here: whoever takes one has a place in a lane.
 
     Nothing connects before it is needed. The last connection used is the next, so that few stay warm and
-    those that a burst opened rest.
+    those that a burst opened rest. One on which another owner may have left something is cleared first.
     """
 
     def __init__(self, url: str, *, name: str) -> None:
         self._name = name
         self.engine = make_engine(Conninfo.parse(url, f"the URL of database {name!r}"), name)
         self._idle: list[Link] = []
+        self._catalog = Catalog()
+        self._clearing: set[asyncio.Task[None]] = set()
 
     @property
     def idle(self) -> int:
@@ -36,7 +40,7 @@ class Connections:
         return len(self._idle)
 
     async def read(
-        self, reading: Reading, *, comment: SqlComment, interrupt: Interrupt, snapshot: str | None = None
+        self, reading: Reading, *, owner: Owner, interrupt: Interrupt, snapshot: str | None = None
     ) -> list[Any]:
         """The rows; they need the connection no longer.
 
@@ -47,7 +51,7 @@ class Connections:
         when interrupted, with the server's side already wound up; else the query's own error.
         """
         try:
-            return await self._read(reading, comment, interrupt, snapshot)
+            return await self._read(reading, owner, interrupt, snapshot)
         except Exception as error:
             if not lost(error):
                 raise
@@ -55,21 +59,55 @@ class Connections:
                 raise Unavailable(f"database {self._name!r} closed the connection during a query") from error
         logger.info("database %r closed the connection; reading once more on a new one", self._name)
         try:
-            return await self._read(reading, comment, interrupt, None)
+            return await self._read(reading, owner, interrupt, None)
         except Exception as error:
             if not lost(error):
                 raise
             raise Unavailable(f"database {self._name!r} closed the connection twice during a query") from error
 
-    async def take(self) -> Link:
+    async def take(self, owner: Owner) -> Link:
         """A connection of one's own, to be given back. Raises Unavailable when none can be had."""
-        while self._idle:
-            link = self._idle.pop()
-            if link.usable:
-                return link
+        link = await self._rested(owner) or await self._opened()
+        link.owner = owner
+        return link
+
+    async def clear(self, owner: Owner) -> None:
+        """The owner asks no more: free all connections of what it may have left on them.
+
+        A lock that it left is not to be held until somebody happens to need the connection.
+        """
+        tasks = set()
+        for link in [link for link in self._idle if link.left_by is owner]:
+            self._idle.remove(link)
+            tasks.add(asyncio.create_task(self._clear(link)))
+        self._clearing |= tasks
+        if tasks:
+            await asyncio.wait(tasks)
+            self._clearing -= tasks
+
+    async def _clear(self, link: Link) -> None:
+        if await link.clear():
+            self._idle.append(link)
+        else:
             await link.close()
+
+    async def _rested(self, owner: Owner) -> Link | None:
+        """One of those that rest: if possible, one that is to be cleared for nobody."""
+        while True:
+            while self._idle:
+                free = (i for i in reversed(range(len(self._idle))) if self._idle[i].left_by in (None, owner))
+                link = self._idle.pop(next(free, -1))
+                if link.usable and (link.left_by in (None, owner) or await link.clear()):
+                    return link
+                await link.close()
+            if not self._clearing:
+                return None
+            # There are as many connections as places: one more, in place of one being cleared, would be too many.
+            await asyncio.wait(self._clearing, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _opened(self) -> Link:
         try:
-            return await Link.open(self.engine)
+            return await Link.open(self.engine, self._catalog)
         except OSError as error:
             raise Unavailable(f"database {self._name!r} can't be reached") from error
         except DBAPIError as error:
@@ -77,9 +115,11 @@ class Connections:
                 raise Unavailable(f"database {self._name!r} takes no connections") from error
             raise
 
-    async def give_back(self, link: Link, *, used: bool = False, rollback: bool = False) -> None:
+    async def give_back(
+        self, link: Link, *, error: BaseException | None = None, used: bool = False, rollback: bool = False
+    ) -> None:
         """Keep it for the next. `used` says that nothing went wrong on it; else it is looked after first."""
-        if used or await link.recover(rollback=rollback):
+        if used or await link.recover(error, rollback=rollback):
             self._idle.append(link)
         else:
             await link.close()
@@ -99,18 +139,21 @@ class Connections:
         await self.drop_idle()
         await self.engine.dispose()
 
-    async def _read(
-        self, reading: Reading, comment: SqlComment, interrupt: Interrupt, snapshot: str | None
-    ) -> list[Any]:
-        link = await self.take()
+    async def _read(self, reading: Reading, owner: Owner, interrupt: Interrupt, snapshot: str | None) -> list[Any]:
+        link = await self.take(owner)
         try:
             with interrupt.window():
                 if snapshot is None:
-                    rows = await link.ask(reading, comment)
+                    rows = await link.ask(reading, owner.comment)
                 else:
-                    rows = await _ask_within(link, reading, comment, snapshot)
+                    rows = await _ask_within(link, reading, owner, snapshot)
+            if link.in_transaction:
+                raise QueryError(
+                    f"{reading.question.name} left a transaction open, which is rolled back:"
+                    " use `async with db.transaction()`"
+                )
         except BaseException as error:
-            await self.give_back(link, rollback=snapshot is not None)
+            await self.give_back(link, error=None if interrupt.asked else error, rollback=True)
             if lost(error):
                 await self.drop_idle()
             raise
@@ -118,8 +161,8 @@ class Connections:
         return rows
 
 
-async def _ask_within(link: Link, reading: Reading, comment: SqlComment, snapshot: str) -> list[Any]:
+async def _ask_within(link: Link, reading: Reading, owner: Owner, snapshot: str) -> list[Any]:
     await link.command(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'")
-    rows = await link.ask(reading, comment)
+    rows = await link.ask(reading, owner.comment)
     await link.command("COMMIT")
     return rows

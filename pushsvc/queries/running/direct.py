@@ -22,7 +22,7 @@ import logging
 import re
 from collections import deque
 from collections.abc import MutableMapping, Sequence
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import asyncpg
@@ -174,11 +174,17 @@ async def fetch(connection: asyncpg.Connection[Any], sql: str, arguments: Sequen
 
     A statement is run once more where a type of its answer turns out to have changed since this connection
     last saw it: the driver has looked at it anew by then. For a changed table the driver does so itself,
-    except in a transaction, which has failed by this.
+    except in a transaction, which has failed by this. So it is where a text, `DEALLOCATE ALL` or `DISCARD ALL`, has
+    had the server forget what was prepared.
     """
     try:
         return await _fetch(connection, sql, arguments)
     except asyncpg.OutdatedSchemaCacheError:
+        return await _fetch(connection, sql, arguments)
+    except asyncpg.InvalidSQLStatementNameError:
+        if connection.is_in_transaction():
+            raise
+        forget_statements(connection)
         return await _fetch(connection, sql, arguments)
 
 
@@ -204,6 +210,13 @@ async def _fetch(connection: asyncpg.Connection[Any], sql: str, arguments: Seque
     records = await statement.fetch(*arguments)
     seen.append(sql)
     return records
+
+
+def forget_statements(connection: asyncpg.Connection[Any]) -> None:
+    """The server has forgotten all that was prepared on the connection."""
+    _seen.pop(connection, None)
+    # There is no public way to have the driver forget them without closing each in the server; a test pins it.
+    cast(Any, connection)._mark_stmts_as_closed()
 
 
 def translate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, NullPool, event
 from sqlalchemy.engine import ExceptionContext
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ...store import Conninfo, is_lost
 from .comment import SqlComment
+from .traces import Words, words_of
 
 logger = logging.getLogger("pushsvc.queries")
 
@@ -24,8 +25,14 @@ CONNECT_TIMEOUT = 10.0
 STATEMENT_CACHE_SIZE = 16
 """How many prepared statements a connection keeps at most, of texts that came again."""
 
+CLIENT_CHECK = f"SET client_connection_check_interval = {CLIENT_CHECK_MS}"
+"""Has the server look now and then whether we are still there, so that a killed worker's queries end too."""
+
 COMMENT = "pushsvc_comment"
 """The execution option that holds a query's SqlComment."""
+
+LINK = "pushsvc_link"
+"""The execution option that holds the Link on which a statement runs."""
 
 
 def make_engine(conninfo: Conninfo, name: str) -> AsyncEngine:
@@ -59,23 +66,43 @@ def make_engine(conninfo: Conninfo, name: str) -> AsyncEngine:
 
 
 def _watch_client(connection: Any, _record: Any) -> None:
-    """Have the server look now and then whether we are still there, so that a killed worker's queries end too.
+    """Set what we set on each connection.
 
     Not as a startup parameter, which poolers such as PgBouncer refuse; nor where the server can't (Windows).
     """
     cursor = connection.cursor()
     try:
-        cursor.execute(f"SET client_connection_check_interval = {CLIENT_CHECK_MS}")
+        cursor.execute(CLIENT_CHECK)
     except connection.dbapi.Error as error:
         logger.info("a killed worker's queries will run to their end: %s", error)
     finally:
         cursor.close()
 
 
+def set_up_by_others(engine: AsyncEngine) -> bool:
+    """Whether the author's code does something with every new connection of any engine, which a reset would undo."""
+    dispatch: Any = engine.sync_engine.pool.dispatch
+    return any(getattr(dispatch, name).parent_listeners for name in ("connect", "first_connect", "checkout"))
+
+
+class Witness(Protocol):
+    """What is told of each statement that runs on a connection."""
+
+    def leaves(self, words: Words | None) -> None:
+        """A statement of these words is about to run."""
+
+
 def _add_comment(
     connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
 ) -> tuple[str, Any]:
-    comment: SqlComment | None = connection.get_execution_options().get(COMMENT)
+    options = connection.get_execution_options()
+    comment: SqlComment | None = options.get(COMMENT)
+    link: Witness | None = options.get(LINK)
+    if link is not None:
+        listened = connection.dispatch.before_cursor_execute.parent_listeners
+        # Who listens to all engines has the cursor, and may run on it what we can't see.
+        known = context is not None and context.compiled is not None and not listened
+        link.leaves(words_of(context.compiled) if known else None)
     return statement if comment is None else comment.on(statement), parameters
 
 

@@ -16,9 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from ...errors import Unavailable
 from ...store import is_lost
 from .comment import SqlComment
-from .direct import fetch, translate
-from .engine import COMMENT
+from .direct import fetch, forget_statements, translate
+from .engine import CLIENT_CHECK, COMMENT, LINK, set_up_by_others
+from .owner import Owner
 from .reading import Reading
+from .traces import RESET, Catalog, Words, words_of
 
 T = TypeVar("T")
 
@@ -26,6 +28,8 @@ logger = logging.getLogger("pushsvc.queries")
 
 RECOVERY_TIMEOUT = 2.0
 """Seconds that a cancelled query has to end in the server, before its connection is closed."""
+
+_CANCELED = asyncpg.QueryCanceledError.sqlstate
 
 CANCEL_AGAIN = 0.25
 """Seconds after which a query that still runs is cancelled once more."""
@@ -37,24 +41,33 @@ class Link:
     A question whose statement could be compiled ahead goes straight to the driver; what the ORM has to build
     goes through SQLAlchemy. Both see the same session of the server, whose transactions are begun and ended
     by `command` only: SQLAlchemy takes it for autocommit.
+
+    It remembers whether somebody may have left something in that session, which `clear` removes.
     """
 
-    __slots__ = ("_connection", "_driver", "_spoiled")
+    __slots__ = ("_catalog", "_connection", "_driver", "_left", "_reset", "_spoiled", "_unsure", "left_by", "owner")
 
-    def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection[Any]) -> None:
+    def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection[Any], catalog: Catalog) -> None:
         self._connection = connection
         self._driver = driver
+        self._catalog = catalog
         self._spoiled = False
+        self.owner: Owner | None = None
+        """Who has it, or had it last."""
+        self.left_by: Owner | None = None
+        """Who may have left something in its session; None: nobody has."""
+        self._left = False
+        self._unsure: set[Words] = set()
 
     @classmethod
-    async def open(cls, engine: AsyncEngine) -> Link:
-        """A new connection of this engine."""
+    async def open(cls, engine: AsyncEngine, catalog: Catalog) -> Link:
+        """A new connection of this engine; the catalog knows which statements leave nothing."""
         connection = await engine.connect()
         driver = (await connection.get_raw_connection()).driver_connection
         if connection.sync_connection is not None:
             # It is kept here, and no pool of SQLAlchemy's is to look after it.
             connection.sync_connection.detach()
-        return cls(connection, cast("asyncpg.Connection[Any]", driver))
+        return cls(connection, cast("asyncpg.Connection[Any]", driver), catalog)
 
     @property
     def usable(self) -> bool:
@@ -66,6 +79,7 @@ class Link:
         compiled = reading.compiled
         if compiled is None:
             return await self.run(reading.rows, comment)
+        self.leaves(words_of(compiled.context.compiled))
         sql = comment.on(compiled.sql)
         try:
             records = await fetch(self._driver, sql, compiled.arguments)
@@ -73,11 +87,13 @@ class Link:
             raise self._translated(error, sql, compiled.arguments) from error
         return compiled.answer(records)
 
-    async def run(self, work: Callable[[Connection], T], comment: SqlComment) -> T:
-        """What a function makes of SQLAlchemy's connection."""
+    async def run(self, work: Callable[[Connection], T], comment: SqlComment, *, unseen: bool = False) -> T:
+        """What a function makes of SQLAlchemy's connection; `unseen`, if not only by statements of SQLAlchemy's."""
+        if unseen:
+            self.leaves(None)
 
         def run(connection: Connection) -> T:
-            connection.execution_options(**{COMMENT: comment})
+            connection.execution_options(**{COMMENT: comment, LINK: self})
             return work(connection)
 
         try:
@@ -93,15 +109,52 @@ class Link:
         except Exception as error:
             raise self._translated(error, sql) from error
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open in the server, in whatever state."""
+        return self._driver.is_in_transaction()
+
+    def leaves(self, words: Words | None) -> None:
+        """A statement of these words is about to run; of None, one of which nothing is known."""
+        if words is not None and self._catalog.harmless(words, asyncio.get_running_loop().time()):
+            return
+        self.left_by = self.owner
+        if words is None:
+            self._left = True
+        else:
+            self._unsure.add(words)
+
+    async def clear(self) -> bool:
+        """Remove what may have been left in its session, in one round trip if any. False: it is of no use."""
+        now = asyncio.get_running_loop().time()
+        if self._left or not all(self._catalog.harmless(words, now) for words in self._unsure):
+            if set_up_by_others(self._connection.engine):
+                return False
+            try:
+                async with asyncio.timeout(RECOVERY_TIMEOUT):
+                    await self._driver.execute(f"{RESET}; {CLIENT_CHECK}")
+                    forget_statements(self._driver)
+                    await self._catalog.learn(self._ask_once, self._unsure)
+            except Exception as error:
+                logger.info("a connection could not be reset and is closed: %r", error)
+                return False
+        self.left_by, self._left = None, False
+        self._unsure.clear()
+        return self.usable
+
     async def export_snapshot(self) -> str:
         """The identifier by which other connections see what this one's transaction sees."""
         return str(await self._driver.fetchval("SELECT pg_export_snapshot()"))
 
-    async def recover(self, *, rollback: bool = False) -> bool:
-        """After an error or a cancel: wait until the server has nothing more to do here. False: it is of no use."""
-        if not self.usable or not await self._quiet():
+    async def recover(self, error: BaseException | None = None, *, rollback: bool = False) -> bool:
+        """After an error or a cancel: wait until the server has nothing more to do here. False: it is of no use.
+
+        Where the server has answered with an error of its own, there is nothing to wait for. With `rollback`, a
+        transaction that is still open is rolled back.
+        """
+        if not self.usable or not (_answered(error) or await self._quiet()):
             return False
-        if rollback:
+        if rollback and self.in_transaction:
             try:
                 async with asyncio.timeout(RECOVERY_TIMEOUT):
                     await self._driver.execute("ROLLBACK")
@@ -118,6 +171,11 @@ class Link:
         except Exception as error:
             logger.debug("closing a connection: %r", error)
         self._driver.terminate()
+
+    async def _ask_once(self, sql: str, argument: object) -> list[asyncpg.Record]:
+        """The rows; nothing stays prepared for another time."""
+        statement = await self._driver.prepare(sql, name="")
+        return await statement.fetch(argument)
 
     async def _quiet(self) -> bool:
         """Wait until the server runs nothing here any more; false if it still does, or the connection is gone.
@@ -153,6 +211,14 @@ class Link:
 
     def _translated(self, error: Exception, sql: str, arguments: Sequence[Any] = ()) -> Exception:
         return translate(error, sql, arguments, self._connection.dialect, closed=self._driver.is_closed())
+
+
+def _answered(error: BaseException | None) -> bool:
+    """Whether the error is the server's answer to what was asked, and no cancel of ours may be on its way."""
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    return state is not None and state != _CANCELED
 
 
 def lost(error: BaseException | None) -> bool:

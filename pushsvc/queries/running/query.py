@@ -14,10 +14,10 @@ from ...errors import QueryCancelled
 from ..asking.naming import caller
 from ..asking.question import Question
 from ..promise import Promise, Status
-from .comment import SqlComment
 from .executor import Lane
 from .interrupt import Interrupt
 from .log import Observer, QueryRecord, Reason, log_answer, log_shared
+from .owner import Owner
 from .pool import DatabasePool
 from .reading import Reading
 from .transaction import Transaction, current
@@ -38,13 +38,12 @@ class Query:
         question: Question[Any],
         pool: DatabasePool,
         *,
-        owner: str,
-        comment: SqlComment,
+        asker: Owner,
         inline: bool,
         observer: Observer | None,
     ) -> None:
-        self.owner = owner
-        self.comment = comment
+        self.asker = asker
+        self.owner = asker.name
         self.question = question
         self.reading = Reading(question, pool.compiler)
         self.record = QueryRecord(question.name, scheduled=time.monotonic())
@@ -182,7 +181,7 @@ class Query:
         async def ask() -> list[Any]:
             try:
                 return await self._pool.connections.read(
-                    self.reading, comment=self.comment, interrupt=self.interrupt, snapshot=self.snapshot
+                    self.reading, owner=self.asker, interrupt=self.interrupt, snapshot=self.snapshot
                 )
             finally:
                 # Before the answer is given out: whoever asks again on getting it finds the place free.

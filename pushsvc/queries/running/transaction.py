@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 
 from ...errors import QueryCancelled, QueryError, Unavailable
 from ..promise import Promise
-from .comment import SqlComment
 from .executor import Place
 from .interrupt import Interrupt, interruptible, unhurried
 from .link import Link, lost
+from .owner import Owner
 from .pool import DatabasePool
 from .reading import Reading
 from .turns import Turn, Turns
@@ -35,7 +35,7 @@ Isolation = Literal["read committed", "repeatable read", "serializable"]
 class Member(Protocol):
     """A query, as its transaction knows it."""
 
-    comment: SqlComment
+    asker: Owner
     interrupt: Interrupt
     task: asyncio.Task[None] | None
     transaction: Transaction | None
@@ -77,8 +77,7 @@ class Transaction:
         self,
         pool: DatabasePool,
         *,
-        owner: str,
-        comment: SqlComment,
+        owner: Owner,
         on_transaction: OnTransaction,
         isolation: Isolation | None,
         changed: Callable[[Transaction], None],
@@ -93,7 +92,6 @@ class Transaction:
         self._outer: Transaction | None = None
         self._outer_turn: Turn | None = None
         self._owner = owner
-        self._comment = comment
         self._isolation = isolation
         self._place: Place | None = None
         self._link: Link | None = None
@@ -215,7 +213,7 @@ class Transaction:
                 if query.transaction is not self:
                     return None
                 query.begin()
-                return await self._on_link(lambda link: link.ask(query.reading, query.comment), query.interrupt)
+                return await self._on_link(lambda link: link.ask(query.reading, query.asker.comment), query.interrupt)
             finally:
                 turn.end()
 
@@ -239,11 +237,11 @@ class Transaction:
             self._outer._refuse_when_given_up()
             self._outer._nested.add(self)
         else:
-            self._place = Place(self._owner)
+            self._place = Place(self._owner.name)
             self.pool.foreground.offer(self._place)
             with interrupt.window():
                 await self._place.granted
-            self._link = await self.pool.connections.take()
+            self._link = await self.pool.connections.take(self._owner)
             await self._command(self._begin_command())
             if self.on_transaction == "snapshot":
                 self.snapshot = await self._link.export_snapshot()
@@ -348,7 +346,9 @@ class Transaction:
                 self._refuse_when_given_up()
                 with interrupt.window():
                     await turn.wait()
-                return await self._on_link(lambda link: link.run(work, self._comment), interrupt, contained=contained)
+                return await self._on_link(
+                    lambda link: link.run(work, self._owner.comment, unseen=contained), interrupt, contained=contained
+                )
             except asyncio.CancelledError:
                 self._refuse_when_given_up()
                 raise
@@ -374,9 +374,12 @@ class Transaction:
             raise QueryError("the transaction has ended")
         try:
             with interrupt.window():
-                return await work(self._link)
+                answer = await work(self._link)
+            if not self._link.in_transaction:
+                raise QueryError("a text has ended the transaction: leave that to the block's end, or to roll_back()")
+            return answer
         except BaseException as error:
-            recovered = await self._link.recover()
+            recovered = await self._link.recover(None if interrupt.asked else error) and self._link.in_transaction
             if not recovered:
                 # The server may still be at it: nothing can be asked here any more, not even a rollback.
                 await self._link.close()

@@ -1,0 +1,19 @@
+"""Whose a query is: what a job's queries and transactions have in common on their way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .comment import SqlComment
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Owner:
+    """One job's handle on a database, by identity: two of one `name` take turns as one, and share nothing else.
+
+    `name` has turns on the executor and a place in the foreground. `comment` goes into the SQL of all that it
+    asks.
+    """
+
+    name: str
+    comment: SqlComment
