@@ -21,6 +21,7 @@ close code: 4000 to 4399 reconnect, 4400 to 4999 stop.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 
@@ -283,3 +284,15 @@ class RecordNotFound(QueryError):
 
     code = "record_not_found"
     status = 404
+
+
+def causes(error: BaseException | None, *, contexts: bool = False) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on, each once; with `contexts` also what was being handled then.
+
+    Whatever looks for causes uses this: it takes only `raise error from error` to have them go in a circle.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (error.__context__ if contexts else None)

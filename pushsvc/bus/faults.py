@@ -20,7 +20,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ..errors import Unavailable
+from ..errors import Unavailable, causes
 
 logger = logging.getLogger(__name__)
 
@@ -63,15 +63,13 @@ _CLASSES: tuple[tuple[type[BaseException], str], ...] = (
 
 def described(error: BaseException) -> str:
     """What is the matter with Redis, for operators: nothing of what the server itself has written."""
-    seen: BaseException | None = error
-    while seen is not None:
+    for seen in causes(error, contexts=True):
         for kind, words in _CLASSES:
             if isinstance(seen, kind):
                 return f"Redis {words}"
         if isinstance(seen, ResponseError | hiredis.ReplyError):
             code = str(seen).partition(" ")[0]
             return f"Redis {_WORDS.get(code, 'refuses what the service asks')}"
-        seen = seen.__cause__ or seen.__context__
     return "Redis can't be reached"
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncpg
 
+from ..errors import causes
+
 # Its connections: gone, or not to be had.
 _LOST = (
     OSError,  # which a time-out is, too
@@ -70,13 +72,12 @@ class Refused(ConnectionError):
 def is_lost(error: BaseException | None) -> bool:
     """Whether the error, or what caused it, is what a restarting or unreachable PostgreSQL looks like from
     here: whatever was asked may be asked again, on another connection."""
-    while error is not None:
-        if isinstance(error, _LOST):
+    for each in causes(error):
+        if isinstance(each, _LOST):
             return True
         # asyncpg says with one class that a connection is closed and that an argument is of the wrong type.
-        if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError) and "clos" in str(error):
+        if isinstance(each, asyncpg.InterfaceError) and not isinstance(each, ValueError) and "clos" in str(each):
             return True
-        error = error.__cause__
     return False
 
 
@@ -85,11 +86,10 @@ def is_away(error: BaseException | None) -> bool:
     full, busy or being looked after; it may be able to later. Anything else is a fault of ours."""
     if is_lost(error):
         return True
-    while error is not None:
-        state = sqlstate(error)
-        if state.startswith(_AWAY) or state in _AWAY_TOO or isinstance(error, _OUTDATED):
+    for each in causes(error):
+        state = sqlstate(each)
+        if state.startswith(_AWAY) or state in _AWAY_TOO or isinstance(each, _OUTDATED):
             return True
-        error = error.__cause__
     return False
 
 

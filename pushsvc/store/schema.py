@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ..domain import DEFAULT_DEPLOYMENT
-from ..errors import SettingsError, Unavailable
+from ..errors import SettingsError, Unavailable, causes
 from .conninfo import Conninfo
 from .faults import described, is_away, is_lost
 from .postgres import SETTINGS, Postgres
@@ -65,9 +65,8 @@ async def migrate(url: str, deployment: str = DEFAULT_DEPLOYMENT) -> tuple[str |
 
 def _driven(error: BaseException) -> BaseException:
     """The driver's own error, which SQLAlchemy wraps twice."""
-    while not isinstance(error, asyncpg.PostgresError | OSError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    *wrapping, innermost = causes(error)
+    return next((each for each in wrapping if isinstance(each, asyncpg.PostgresError | OSError)), innermost)
 
 
 def _upgrade(connection: Connection, deployment: str) -> tuple[str | None, str]:

@@ -25,6 +25,7 @@ import certifi
 import httpcore
 
 from ..access import Target, Targets, parse_target
+from ..errors import causes
 
 logger = logging.getLogger(__name__)
 
@@ -192,15 +193,13 @@ def _retry_after(response: httpcore.Response) -> float | None:
 
 def _reason(error: BaseException) -> str:
     """What went wrong on the network, in words that name no address."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error, contexts=True):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the certificate is not valid: {cause.verify_message}"
         if isinstance(cause, ssl.SSLError):
             return f"TLS failed: {cause.reason}"
         if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:
             return os.strerror(cause.errno).lower()
-        cause = cause.__cause__ or cause.__context__
     return "the connection was lost" if isinstance(error, httpcore.ReadError) else "can't be connected to"
 
 

@@ -571,7 +571,7 @@ async def test_a_lost_connection_is_told_by_the_error(both: Both, server: Server
 
 
 async def test_an_error_that_comes_with_the_end_of_the_connection_says_so(both: Both) -> None:
-    idle = asyncpg.exceptions.IdleSessionTimeoutError("terminating connection due to idle-session timeout")
+    idle = asyncpg.exceptions.TransactionTimeoutError("terminating connection due to transaction timeout")
     dialect = both.engine.dialect
     assert not cast("DBAPIError", translate(idle, "SELECT", (), dialect)).connection_invalidated
     assert cast("DBAPIError", translate(idle, "SELECT", (), dialect, closed=True)).connection_invalidated

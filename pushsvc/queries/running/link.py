@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import asyncpg
 from sqlalchemy import Connection
@@ -84,7 +84,7 @@ class Link:
         try:
             records = await fetch(self._driver, sql, compiled.arguments)
         except Exception as error:
-            raise self._translated(error, sql, compiled.arguments) from error
+            self._raise(error, sql, compiled.arguments)
         return compiled.answer(records)
 
     async def run(self, work: Callable[[Connection], T], comment: SqlComment, *, unseen: bool = False) -> T:
@@ -107,7 +107,7 @@ class Link:
         try:
             await self._driver.execute(sql)
         except Exception as error:
-            raise self._translated(error, sql) from error
+            self._raise(error, sql)
 
     @property
     def in_transaction(self) -> bool:
@@ -209,8 +209,12 @@ class Link:
         with suppress(Exception):
             self._driver.terminate()
 
-    def _translated(self, error: Exception, sql: str, arguments: Sequence[Any] = ()) -> Exception:
-        return translate(error, sql, arguments, self._connection.dialect, closed=self._driver.is_closed())
+    def _raise(self, error: Exception, sql: str, arguments: Sequence[Any] = ()) -> NoReturn:
+        translated = translate(error, sql, arguments, self._connection.dialect, closed=self._driver.is_closed())
+        if translated is error:
+            # It is none of the database's: a value that Python can't hold, such as a date before Christ.
+            raise error
+        raise translated from error
 
 
 def _answered(error: BaseException | None) -> bool:
