@@ -16,10 +16,12 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import click
 import uvicorn
+from starlette.types import ASGIApp
 
 from . import __version__
 from .access import Tokens
@@ -27,6 +29,7 @@ from .dev import engines, runner
 from .dev.processes import EX_CONFIG, Command, Supervisor
 from .domain import check_subject, check_tenant
 from .errors import BudgetError, PushsvcError, SettingsError, Unavailable
+from .hosting import outermost
 from .ops import diagnose, report
 from .service import Service
 from .settings import PREFIX, Settings, parse_duration
@@ -106,14 +109,18 @@ def demo(host: str, port: int | None, data_dir: Path) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=8000, show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Web processes.")
+@click.option("--root-path", help="The prefix that a proxy in front strips. Default PUSHSVC_ROOT_PATH.")
 @click.option("--fd", type=int, hidden=True, help="A listening socket to use instead.")
-def serve(target: str, host: str, port: int, workers: int, fd: int | None) -> None:
-    """The web process: HTTP and WebSocket."""
+def serve(target: str, host: str, port: int, workers: int, root_path: str | None, fd: int | None) -> None:
+    """The web process: HTTP and WebSocket. Serves the app that the service is attached to, where there is one."""
+    if root_path is not None:
+        # By the environment: the processes started from here heed it too, and so does what is encoded once for all.
+        os.environ["PUSHSVC_ROOT_PATH"] = root_path
     _count_processes("web_processes", workers)
     service = _load_service(target)
     if workers == 1:
         _run(service.check())
-        sys.exit(_serve(service, host, port, fd))
+        sys.exit(_serve(service, outermost(service.app, _module_of(target)), host, port, fd))
     _check_before_children(service, web=True)
     listener = socket.create_server((host, port), backlog=2048)
     argv = [sys.executable, "-m", "pushsvc", "serve", target, "--fd", str(listener.fileno())]
@@ -248,10 +255,11 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _serve(service: Service, host: str, port: int, fd: int | None) -> int:
+def _serve(service: Service, app: ASGIApp, host: str, port: int, fd: int | None) -> int:
     settings = service.settings
+    service.drains_by_itself()
     config = uvicorn.Config(
-        service.app,
+        app,
         host=host,
         port=port,
         http=DirectHttp,
@@ -263,6 +271,7 @@ def _serve(service: Service, host: str, port: int, fd: int | None) -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, int(settings.drain)),
         backlog=2048,
+        root_path=settings.root_path,
         lifespan="on",
         access_log=False,
         log_config=None,
@@ -319,14 +328,8 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
 def _load_service(target: str) -> Service:
     """`package.module:name`, from the working directory too. Raises SettingsError, saying what is missing."""
     check_name(target, "a target", error=SettingsError)
-    module_name, _, attribute = target.partition(":")
     sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise
-        raise SettingsError(f"there is no module {module_name!r}; a target looks like myapp.jobs:service") from None
+    module, attribute = _module_of(target), target.partition(":")[2]
     service = getattr(module, attribute or "service", None)
     if not isinstance(service, Service):
         raise SettingsError(f"{target!r} is not a Service; a target looks like myapp.jobs:service")
@@ -334,6 +337,16 @@ def _load_service(target: str) -> Service:
     gc.collect()
     gc.freeze()
     return service
+
+
+def _module_of(target: str) -> ModuleType:
+    name = target.partition(":")[0]
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise
+        raise SettingsError(f"there is no module {name!r}; a target looks like myapp.jobs:service") from None
 
 
 def _show(lines: Iterable[str]) -> None:

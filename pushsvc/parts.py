@@ -43,10 +43,13 @@ class Parts:
         databases: Mapping[str, SecretStr],
         own_connections: int,
         *,
+        prefix: str = "",
         hurried: bool = True,
     ) -> None:
-        """`hurried` says that somebody waits for what is asked of the store, as over HTTP."""
+        """`prefix` is where the API is found from outside: it stands in the links that are encoded once for all.
+        `hurried` says that somebody waits for what is asked of the store, as over HTTP."""
         self.settings = settings
+        self.prefix = prefix
         self.jobs = jobs
         self.url = settings.need("database_url")
         self._urls = databases or {"primary": SecretStr(self.url)}
@@ -129,7 +132,7 @@ class Parts:
 
     @cached_property
     def webhooks(self) -> WebhookStore:
-        return WebhookStore(self.postgres, self.settings.webhook_period)
+        return WebhookStore(self.postgres, self.settings.webhook_period, self.prefix)
 
     @cached_property
     def courier(self) -> Courier:
@@ -145,7 +148,7 @@ class Parts:
 
     @cached_property
     def events(self) -> EventStore:
-        return EventStore(self.postgres)
+        return EventStore(self.postgres, self.prefix)
 
     @cached_property
     def publications(self) -> Publications:
@@ -153,7 +156,7 @@ class Parts:
 
     @cached_property
     def announcer(self) -> Announcer:
-        return Announcer(self.publisher, self.queue, called=self._webhook_due)
+        return Announcer(self.publisher, self.queue, self.prefix, called=self._webhook_due)
 
     @cached_property
     def sweeper(self) -> Sweeper:
@@ -201,7 +204,7 @@ class Parts:
     def api(self) -> Api:
         settings = self.settings
         gate = Gate(self.store, settings.channel_limit)
-        views = JobViews(self.store, self.publisher)
+        views = JobViews(self.store, self.publisher, self.prefix)
         submissions = Submissions(Submitter(self.jobs, self.store, self.queue, settings), self.events, views)
         desk = Desk(
             hub=self.hub,
@@ -212,6 +215,7 @@ class Parts:
             settings=settings,
             connections=self.connections,
             rate=Rate(settings.rate_limit),
+            prefix=self.prefix,
         )
         return Api(
             settings=settings,
@@ -229,6 +233,7 @@ class Parts:
             hub=self.hub,
             gate=gate,
             desk=desk,
+            prefix=self.prefix,
         )
 
     async def close(self) -> None:

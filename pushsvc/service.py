@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, TypeVar, overload
 
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from .access import DEFAULT_SCOPES
 from .domain import Channel, Position, Revocation, check_channel, check_subject, check_tenant
 from .errors import BadRequest, PushsvcError, SettingsError
-from .jobs import JobSpec, Registry, params_model
+from .hosting import Attachment, Host, ServiceApp, in_worker
+from .jobs import JobSpec, Registry, Worker, params_model
 from .ops import Doctor, Examination
 from .parts import Parts
 from .queries import Database
@@ -27,7 +27,7 @@ from .settings import LONGEST, LONGEST_VALUE, Settings, parse_duration
 from .tasks import stop
 from .text import check_name
 from .transports import REVOCATIONS, revocation_data
-from .web import application
+from .webhooks import Courier
 
 REVOCATIONS_KEPT = 400 * 86400.0
 """Seconds; a token that lives longer than this is no token but a password."""
@@ -64,9 +64,12 @@ class Service:
             )
             for name, url in (databases or {}).items()
         }
-        self._app: _WhenFirstCalled | None = None
-        self._parts: Parts | None = None
         self._handles = itertools.count(1)
+        self._host = Host(self._own_parts, self.close)
+        self._asgi: ServiceApp | None = None
+        self._attached: Attachment | None = None
+        self._parts: Parts | None = None
+        self._working: Parts | None = None
 
     def __repr__(self) -> str:
         return f"<Service {len(self.jobs)} jobs>"
@@ -130,8 +133,27 @@ class Service:
 
     def asgi(self, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
         """A whole ASGI app: the API, and `routes` of your own beside it. Put together when first called."""
-        self._app = _WhenFirstCalled(lambda: self._application(routes))
-        return self._app
+        self._asgi = ServiceApp(self._host, routes, self.settings.root_path)
+        return self._asgi
+
+    def attach(self, app: Starlette, at: str = "/push") -> None:
+        """Join an existing Starlette or FastAPI app: its login and middleware stand before the API, which is mounted
+        at `at` before all routes; the service runs as long as the app's lifespan does, which stays the app's own.
+
+        Once for each service, before the app's first request. Raises SettingsError when `at` is no path, and when
+        it is too late.
+        """
+        if self._attached is not None:
+            raise SettingsError("service.attach was called already: a service has one app")
+        self._attached = Attachment(app, at, self._host, self.asgi())
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """`async with service.running():` in the lifespan of an app that mounts `service.asgi()` by itself.
+
+        Nested and repeated it is one: the service runs until the last block ends. In a worker it does nothing.
+        Raises SettingsError, BudgetError, Unavailable when the service can't start.
+        """
+        return self._host.running()
 
     def token(
         self,
@@ -212,18 +234,25 @@ class Service:
 
     @property
     def app(self) -> ASGIApp:
-        """The app that `asgi` made, or a plain one."""
-        return self._app or self.asgi()
+        """The app that the service is attached to; else the one that `asgi` made, or a plain one."""
+        if self._attached is not None:
+            return self._attached.app
+        return self._asgi or self.asgi()
 
     @property
     def parts(self) -> Parts:
         """The parts of this process, put together at first use. Raises SettingsError when a URL is missing."""
+        return self._working or self._own_parts()
+
+    def _own_parts(self) -> Parts:
+        """Those of the web half, or of whoever calls without one."""
         if self._parts is None:
             self._parts = self._assembled(self.settings.endpoint_connections)
         return self._parts
 
     def _assembled(self, own_connections: int, *, hurried: bool = True) -> Parts:
-        return Parts(self.settings, self.jobs, self._databases, own_connections, hurried=hurried)
+        prefix = self.settings.root_path + (self._attached.at if self._attached is not None else "")
+        return Parts(self.settings, self.jobs, self._databases, own_connections, prefix=prefix, hurried=hurried)
 
     async def check(self, *, web: bool = True) -> None:
         """Raises SettingsError if the service can't start as it is set, BudgetError if the database could not bear
@@ -242,9 +271,17 @@ class Service:
 
     async def work(self, until: asyncio.Event) -> None:
         """Be a worker until the event is set, then finish or hand back what runs."""
-        self._parts = parts = self._assembled(self.settings.max_jobs, hurried=False)
-        worker, courier = parts.worker(), parts.courier
-        await parts.check()
+        self._working = parts = self._assembled(self.settings.max_jobs, hurried=False)
+        try:
+            worker, courier = parts.worker(), parts.courier
+            await parts.check()
+            async with in_worker(self._attached.app if self._attached is not None else None):
+                await self._work(parts, worker, courier, until)
+        finally:
+            await parts.close()
+            self._working = None
+
+    async def _work(self, parts: Parts, worker: Worker, courier: Courier, until: asyncio.Event) -> None:
         sweeping = asyncio.create_task(parts.sweeper.run(), name="sweeper")
         running = asyncio.create_task(worker.run(), name="worker")
         sending = asyncio.create_task(courier.run(), name="courier")
@@ -258,43 +295,15 @@ class Service:
             await sending
         finally:
             await stop(sweeping, stopping, running, sending, beating)
-            await parts.close()
-            self._parts = None
 
     async def drain(self) -> None:
         """Send this web process' connections elsewhere, before it stops: in waves, over half of PUSHSVC_DRAIN at
         the most."""
-        if self._parts is not None:
-            await self._parts.hub.drain(self.settings.drain / 2)
+        await self._host.drain()
 
-    def _application(self, routes: Sequence[BaseRoute]) -> Starlette:
-        parts = self.parts
-
-        @asynccontextmanager
-        async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-            await parts.check()
-            parts.hub.start()
-            try:
-                await parts.hub.attach(parts.revocation_listener, REVOCATIONS, "start")
-                yield
-            finally:
-                await self.drain()
-                await parts.close()
-
-        return application(parts.api, [*parts.health.routes(), *routes], lifespan)
-
-
-@dataclass(slots=True)
-class _WhenFirstCalled:
-    """An ASGI app that is put together at its first call, so that a module can be imported without settings."""
-
-    build: Callable[[], ASGIApp]
-    app: ASGIApp | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.app is None:
-            self.app = self.build()
-        await self.app(scope, receive, send)
+    def drains_by_itself(self) -> None:
+        """Whoever serves this process' app calls `drain` at its end: no signal need begin it."""
+        self._host.heeds_signals = False
 
 
 def _seconds(what: str, value: float | str, error: type[PushsvcError] = SettingsError) -> float:

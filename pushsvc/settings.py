@@ -72,6 +72,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     backend: Literal["arq"] = "arq"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    root_path: Annotated[str, Field(pattern=r"^(/[^/?#\s]+)*$")] = ""
+
     queue: str = "arq:queue"
     # Left out, it is the queue's, so that services which kept apart by their queues still do.
     deployment: Name = "arq:queue"

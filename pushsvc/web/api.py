@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
 from .. import wire
 from ..access import Tokens, bearer, need_scope, owns
@@ -67,6 +67,11 @@ class Api:
         if job is None or not owns(principal, job):
             raise NotFound
         return job
+
+
+def root(request: HTTPConnection) -> str:
+    """Where this request found the API: what stands before `/v1` in a link that its sender can follow."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
 
 
 async def read_body(request: Request, model: type[Model], limit: int) -> Model:

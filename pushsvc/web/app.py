@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Lifespan
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import PushsvcError
 from .acks import Acks
-from .api import Api
+from .api import Api, root
 from .asyncapi import asyncapi_route
 from .events import Events
 from .jobs import Jobs
@@ -44,19 +47,55 @@ def routes(api: Api) -> list[BaseRoute]:
         *Acks(api, api.desk.positions).routes(),
         *Webhooks(api).routes(),
         *Me(api).routes(),
-        asyncapi_route(api.prefix),
-        openapi_route(api.registry, api.prefix),
+        asyncapi_route(),
+        openapi_route(api.registry),
     ]
 
 
-def application(api: Api, extra: Sequence[BaseRoute] = (), lifespan: Lifespan[Starlette] | None = None) -> Starlette:
-    """A whole ASGI app: the API, `extra` routes, errors as problems, and what pages of other origins may do."""
+def application(api: Api, own: Sequence[BaseRoute] = (), extra: Sequence[BaseRoute] = ()) -> Starlette:
+    """A whole ASGI app: the API and `own` routes, the author's `extra` ones, errors as problems, and what pages of
+    other origins may do. What goes wrong in an author's route is answered as in any Starlette app: it is not ours."""
+    ours = [*routes(api), *own]
+    for route in ours:
+        if isinstance(route, Route):
+            route.app = _Ours(route.app)
+    handler = on_error if not extra else _on_api_error
     return _Application(
         allowed_origins=api.settings.allowed_origins,
-        routes=[*routes(api), *extra],
-        exception_handlers={PushsvcError: on_error, 404: on_error, 405: on_error, 500: on_error},
-        lifespan=lifespan,
+        routes=[*ours, *extra],
+        exception_handlers={PushsvcError: on_error, 404: handler, 405: handler},
     )
+
+
+async def _on_api_error(request: Request, error: Exception) -> Response:
+    """The answer to a path that is no route's, or a method that none takes: a problem only under `/v1`."""
+    if request.scope["path"].removeprefix(root(request)).startswith("/v1/"):
+        return await on_error(request, error)
+    assert isinstance(error, HTTPException)
+    return PlainTextResponse(error.detail, error.status_code, error.headers)
+
+
+class _Ours:
+    """A route of ours: an error that nobody expected is answered, and logged, as ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:
+            if started:
+                raise
+            response = await on_error(Request(scope, receive), error)
+            await response(scope, receive, send)
 
 
 class _Application(Starlette):

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from .. import wire
 from ..wire import messages
-from .api import JSON
+from .api import JSON, root
 
 ANSWERS: Mapping[type[BaseModel], type[BaseModel]] = {
     wire.Hello: messages.Welcome,
@@ -114,13 +114,15 @@ def _operations() -> dict[str, Any]:
     }
 
 
-def asyncapi_route(prefix: str = "") -> Route:
-    """The route; the document is made when it is first asked for."""
-    made: list[bytes] = []
+def asyncapi_route() -> Route:
+    """The route; the document is made when it is first asked for, anew for each place where the API is found."""
+    made: dict[str, bytes] = {}
 
-    async def show(_request: Request) -> Response:
-        if not made:
-            made.append(wire.dump(document(prefix)))
-        return Response(made[0], media_type=JSON)
+    async def show(request: Request) -> Response:
+        prefix = root(request)
+        if prefix not in made:
+            made.clear()
+            made[prefix] = wire.dump(document(prefix))
+        return Response(made[prefix], media_type=JSON)
 
     return Route("/asyncapi.json", show, methods=["GET"])

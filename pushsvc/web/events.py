@@ -33,7 +33,7 @@ from ..transports import (
 )
 from ..wire import SUBPROTOCOL
 from .api import JSON, Api, query_number
-from .problems import problem_response
+from .problems import deny
 from .tickets import Tickets
 
 
@@ -88,7 +88,7 @@ class Events:
         api = self._api
         headers = websocket.headers
         if not allowed_origin(headers.get("origin"), headers.get("host"), api.settings.allowed_origins):
-            await _refuse(websocket, Forbidden("this origin is not in PUSHSVC_ALLOWED_ORIGINS"))
+            await deny(websocket, Forbidden("this origin is not in PUSHSVC_ALLOWED_ORIGINS"))
             return
         who: Principal | str | None = bearer(headers.get("authorization"))
         refusal: PushsvcError | None = None
@@ -138,10 +138,6 @@ class Events:
             return Cursor.parse(text, self._api.settings.cursor_limit)
         name = check_name(device, "a device", 100)
         return Cursor(await self._api.desk.positions.acked(Device(principal.tenant, principal.subject, name)))
-
-
-async def _refuse(websocket: WebSocket, error: Forbidden) -> None:
-    await websocket.send_denial_response(problem_response(error))
 
 
 def _turn_away(session: Session, refusal: PushsvcError | None) -> None:

@@ -18,7 +18,7 @@ from ..errors import BadRequest, Gone, JobError
 from ..jobs import JobRequest
 from ..text import check_name
 from ..transports import until_final
-from .api import JSON, Api, one_header, prefer_wait, query_number, read_body
+from .api import JSON, Api, one_header, prefer_wait, query_number, read_body, root
 from .problems import MEDIA_TYPE
 
 RETRY_AFTER = "1"
@@ -46,13 +46,13 @@ class Jobs:
         wait = prefer_wait(request, api.settings.wait_limit)
         submitted = await api.submissions.submit(principal, body, _idempotency_key(request))
         job, mark = submitted.job, submitted.mark
-        headers = {"Location": api.views.path(job)}
+        headers = {"Location": api.views.path(job, root(request))}
         if wait is not None:
             headers["Preference-Applied"] = f"wait={wait:g}"
             if await until_final(api.hub, job, wait):
                 job = await api.jobs.get(job.tenant, job.id) or job
-                return Response(await api.views.view(job, mark=mark), 200, headers, JSON)
-        view = await api.views.view(job, submitted.cursor, mark)
+                return Response(await api.views.view(job, mark=mark, prefix=root(request)), 200, headers, JSON)
+        view = await api.views.view(job, submitted.cursor, mark, root(request))
         return Response(view, 202, {**headers, "Retry-After": RETRY_AFTER}, JSON)
 
     async def status(self, request: Request) -> Response:
@@ -64,8 +64,8 @@ class Jobs:
         if wait and not job.status.terminal and await until_final(api.hub, job, wait):
             job = await api.jobs.get(job.tenant, job.id) or job
         if job.status.terminal and _wants_html(request):
-            return RedirectResponse(f"{api.views.path(job)}/result", 303)
-        body = await api.views.view(job)
+            return RedirectResponse(f"{api.views.path(job, root(request))}/result", 303)
+        body = await api.views.view(job, prefix=root(request))
         etag = f'"{job.version}-{zlib.crc32(body):08x}"'
         headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
         if not job.status.terminal:
@@ -78,8 +78,8 @@ class Jobs:
         api = self._api
         job = await api.own_job(request)
         if not job.status.terminal:
-            headers = {"Location": api.views.path(job), "Retry-After": RETRY_AFTER}
-            return Response(await api.views.view(job), 202, headers, JSON)
+            headers = {"Location": api.views.path(job, root(request)), "Retry-After": RETRY_AFTER}
+            return Response(await api.views.view(job, prefix=root(request)), 202, headers, JSON)
         if job.status is JobStatus.SUCCEEDED:
             found = await api.jobs.get_with_result(job.tenant, job.id)
             if found is None:
@@ -91,7 +91,12 @@ class Jobs:
     async def cancel(self, request: Request) -> Response:
         api = self._api
         job = await api.canceller.cancel(await api.own_job(request, "submit"), request.query_params.get("mark"))
-        return Response(await api.views.view(job), 202, {"Location": api.views.path(job)}, JSON)
+        return Response(
+            await api.views.view(job, prefix=root(request)),
+            202,
+            {"Location": api.views.path(job, root(request))},
+            JSON,
+        )
 
     async def list(self, request: Request) -> Response:
         api = self._api
@@ -108,7 +113,7 @@ class Jobs:
         limit = int(query_number(request, "limit", 50, 1, 500))
         jobs = await api.jobs.of_owner(principal.tenant, principal.subject, status, name, after, limit + 1)
         shown = jobs[:limit]
-        views = await asyncio.gather(*(api.views.view(job) for job in shown))
+        views = await asyncio.gather(*(api.views.view(job, prefix=root(request)) for job in shown))
         following = b',"next":%b' % wire.dump(shown[-1].id if len(jobs) > limit else None)
         return Response(b'{"jobs":[%b]%b}' % (b",".join(views), following), 200, media_type=JSON)
 

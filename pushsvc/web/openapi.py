@@ -20,7 +20,7 @@ from starlette.routing import Route
 from .. import wire
 from ..jobs import JobRequest, JobSpec
 from ..wire import messages
-from .api import JSON
+from .api import JSON, root
 
 _REFS = "#/components/schemas/{model}"
 _SAID: tuple[type[BaseModel], ...] = (
@@ -171,13 +171,16 @@ def _problem() -> dict[str, Any]:
     return {"description": "A problem (RFC 9457).", "content": {"application/problem+json": {"schema": schema}}}
 
 
-def openapi_route(jobs: Iterable[JobSpec], prefix: str = "") -> Route:
-    """The route; the document is made when it is first asked for, when all jobs are there."""
-    made: list[bytes] = []
+def openapi_route(jobs: Iterable[JobSpec]) -> Route:
+    """The route; the document is made when it is first asked for, when all jobs are there, and anew for each place
+    where the API is found."""
+    made: dict[str, bytes] = {}
 
-    async def show(_request: Request) -> Response:
-        if not made:
-            made.append(wire.dump(document(jobs, prefix)))
-        return Response(made[0], media_type=JSON)
+    async def show(request: Request) -> Response:
+        prefix = root(request)
+        if prefix not in made:
+            made.clear()
+            made[prefix] = wire.dump(document(jobs, prefix))
+        return Response(made[prefix], media_type=JSON)
 
     return Route("/openapi.json", show, methods=["GET"])

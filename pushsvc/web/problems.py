@@ -7,6 +7,7 @@ import logging
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.websockets import WebSocket
 
 from .. import wire
 from ..errors import PushsvcError, Unauthorized
@@ -23,6 +24,14 @@ def problem_response(error: PushsvcError) -> Response:
     if error.temporary:
         headers["Retry-After"] = str(error.extra.get("retry_after", 1))
     return Response(wire.dump(error.problem()), error.status, headers, MEDIA_TYPE)
+
+
+async def deny(websocket: WebSocket, error: PushsvcError) -> None:
+    """Refuse a handshake, with the problem where the server can send one (an extension of ASGI), else with 403."""
+    if "websocket.http.response" in (websocket.scope.get("extensions") or {}):
+        await websocket.send_denial_response(problem_response(error))
+    else:
+        await websocket.close()
 
 
 async def on_error(_request: Request, error: Exception) -> Response:

@@ -12,31 +12,34 @@ from ..store import JobStore
 
 
 class JobViews:
-    """Jobs as JSON. `prefix` is where the API is mounted."""
+    """Jobs as JSON. `prefix` is where the API is mounted, for links of which no request says it."""
 
     def __init__(self, jobs: JobStore, publisher: Publisher, prefix: str = "") -> None:
         self._jobs = jobs
         self._publisher = publisher
         self._prefix = prefix
 
-    def path(self, job: Job) -> str:
-        return f"{self._prefix}/v1/jobs/{job.id}"
+    def path(self, job: Job, prefix: str | None = None) -> str:
+        return f"{self._prefix if prefix is None else prefix}/v1/jobs/{job.id}"
 
-    def _links(self, job: Job, mark: str | None) -> Mapping[str, str]:
-        path = self.path(job)
+    def _links(self, job: Job, mark: str | None, prefix: str | None) -> Mapping[str, str]:
+        prefix = self._prefix if prefix is None else prefix
+        path = self.path(job, prefix)
         channel = job_channel(job.id)
         own = job.callback_url not in (None, SERVICE_CALLBACK)
-        called = {"webhooks": f"{self._prefix}/v1/webhooks?job={job.id}"} if own else {}
+        called = {"webhooks": f"{prefix}/v1/webhooks?job={job.id}"} if own else {}
         return {
             "self": path,
             "result": f"{path}/result",
             "cancel": f"{path}/cancel" + (f"?mark={mark}" if mark else ""),
-            "events": f"{self._prefix}/v1/events?channels={channel}",
+            "events": f"{prefix}/v1/events?channels={channel}",
         } | called
 
-    async def view(self, job: Job, cursor: str | None = None, mark: str | None = None) -> bytes:
+    async def view(
+        self, job: Job, cursor: str | None = None, mark: str | None = None, prefix: str | None = None
+    ) -> bytes:
         """The job; `cursor` is where to listen from, by default its own channel's position. With the `mark` of a
-        submission its link cancels for that one only."""
+        submission its link cancels for that one only. `prefix` is where the request found the API."""
         progress, position = None, None
         if job.attempt and not job.status.terminal:
             progress = await self._publisher.last_progress(job.id)
@@ -55,7 +58,7 @@ class JobViews:
             "finished_at": timestamp(job.finished_at) if job.finished_at else None,
             "expires_at": timestamp(job.expires_at) if job.expires_at else None,
             "error": wire.load(job.error) if job.error else None,
-            "links": self._links(job, mark),
+            "links": self._links(job, mark, prefix),
             "cursor": cursor or format_cursor(own_position(job)),
         }
         return wire.dump(view)

@@ -15,7 +15,7 @@ from ..access import parse_target
 from ..domain import Principal, is_job_id, timestamp
 from ..errors import BadRequest, Forbidden, Gone, NotFound
 from ..store.webhooks import WEBHOOK_STATUSES, AttemptLog, Viewer, Webhook
-from .api import JSON, Api, query_number, read_body
+from .api import JSON, Api, query_number, read_body, root
 
 _ID = re.compile(r"evt_[0-9A-Z]{26}_[0-9]{1,9}")
 _UNSEEN = {"Cache-Control": "no-store"}
@@ -58,7 +58,7 @@ class Webhooks:
         found = await self._store.seen(Viewer.of(principal), status=status, job=job, after=after, limit=limit + 1)
         shown = found[:limit]
         body = {
-            "webhooks": [self._view(webhook, principal) for webhook in shown],
+            "webhooks": [self._view(webhook, principal, root(request)) for webhook in shown],
             "next": shown[-1].id if len(found) > limit else None,
         }
         return Response(wire.dump(body), 200, _UNSEEN, JSON)
@@ -67,7 +67,7 @@ class Webhooks:
         principal = self._api.principal(request, "read")
         webhook = await self._webhook(request, principal)
         log = [_attempt(attempt) for attempt in await self._store.attempts(webhook.id)]
-        return Response(wire.dump(self._view(webhook, principal) | {"log": log}), 200, _UNSEEN, JSON)
+        return Response(wire.dump(self._view(webhook, principal, root(request)) | {"log": log}), 200, _UNSEEN, JSON)
 
     async def replay(self, request: Request) -> Response:
         principal = self._api.principal(request, "submit")
@@ -75,7 +75,12 @@ class Webhooks:
         if not await self._store.replay(webhook.id):
             raise Gone("its job is past its retention")
         again = await self._webhook(request, principal)
-        return Response(wire.dump(self._view(again, principal)), 202, {"Location": self._path(again)}, JSON)
+        return Response(
+            wire.dump(self._view(again, principal, root(request))),
+            202,
+            {"Location": _path(again, root(request))},
+            JSON,
+        )
 
     async def endpoints(self, request: Request) -> Response:
         principal = self._api.principal(request, "read")
@@ -122,11 +127,8 @@ class Webhooks:
             raise NotFound
         return webhook
 
-    def _path(self, webhook: Webhook) -> str:
-        return f"{self._api.prefix}/v1/webhooks/{webhook.id}"
-
-    def _view(self, webhook: Webhook, principal: Principal) -> dict[str, Any]:
-        path = self._path(webhook)
+    def _view(self, webhook: Webhook, principal: Principal, prefix: str) -> dict[str, Any]:
+        path = _path(webhook, prefix)
         # Whoever has not given the URL gets none of its secrets.
         given = webhook.own and webhook.owner in (principal.subject, None)
         return {
@@ -142,9 +144,13 @@ class Webhooks:
             "links": {
                 "self": path,
                 "replay": f"{path}/replay",
-                "job": f"{self._api.prefix}/v1/jobs/{webhook.job}",
+                "job": f"{prefix}/v1/jobs/{webhook.job}",
             },
         }
+
+
+def _path(webhook: Webhook, prefix: str) -> str:
+    return f"{prefix}/v1/webhooks/{webhook.id}"
 
 
 def _attempt(attempt: AttemptLog) -> dict[str, Any]:
