@@ -16,7 +16,7 @@ from pushsvc.domain import Channel, Job, JobId, JobStatus, Outcome, Submission, 
 from pushsvc.hub import Hub
 from pushsvc.jobs import Announcer
 from pushsvc.settings import Settings
-from pushsvc.store import EventStore, Finished, JobStore, Postgres, Retention
+from pushsvc.store import Connection, EventStore, Finished, JobStore, Postgres, Retention
 
 PATIENCE = 45.0
 """Seconds after which a condition that should have come true has failed; nothing waits for them to pass."""
@@ -134,8 +134,8 @@ class Kit:
         """As many finished jobs in the inbox, by one statement and without a word on Redis. Each result is
         `result`, or else its own offset."""
 
-        async def in_one(pool: Any) -> None:
-            async with pool.acquire() as connection, connection.transaction():
+        async def in_one(connection: Connection) -> None:
+            async with connection.transaction():
                 await connection.execute(LOG, self.tenant, name, count, result, self.postgres.deployment)
 
         await self.postgres.run(in_one)
