@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from .errors import PushsvcError
+from .errors import JobError, PushsvcError
 from .jobs import JobContext
 from .queries import Database, Promise
 from .service import Service
@@ -13,6 +13,7 @@ __version__ = version("pushsvc")
 __all__ = [
     "Database",
     "JobContext",
+    "JobError",
     "Promise",
     "PushsvcError",
     "Service",

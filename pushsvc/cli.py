@@ -27,7 +27,7 @@ from . import __version__
 from .access import Tokens
 from .dev import engines, runner
 from .dev.processes import EX_CONFIG, Command, Supervisor
-from .domain import check_subject, check_tenant
+from .domain import check_name, check_subject, check_tenant
 from .errors import BudgetError, PushsvcError, SettingsError, Unavailable
 from .hosting import outermost
 from .ops import diagnose, report
@@ -35,7 +35,6 @@ from .service import Service
 from .settings import PREFIX, Settings, parse_duration
 from .store import EventStore, Postgres
 from .store import migrate as migrate_store
-from .text import check_name
 from .transports import DirectHttp, DirectProtocol
 from .webhooks import SigningSecrets
 

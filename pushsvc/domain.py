@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Any, Literal, NewType
 from urllib.parse import quote, unquote
 
-from .errors import BadCursor, BadRequest
-from .text import check_name, is_name
+from .errors import BadCursor, BadRequest, PushsvcError
+from .text import NAME, is_name
 
 JobId = NewType("JobId", str)
 
@@ -104,6 +104,34 @@ SERVICE_CALLBACK = "default"
 """What a job's row holds for a callback URL when it is the service's: that is the operator's, and may change."""
 
 
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds, as in `2026-11-22T09:00:00.123Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# Names and moments --------------------------------------------------------------------------------
+
+
+def check_name(value: object, what: str, most: int = NAME, error: type[PushsvcError] = BadRequest) -> str:
+    """The value, if it is a name; else raises `error`, without repeating it."""
+    if not isinstance(value, str) or not is_name(value, most):
+        raise error(f"{what} is text of 1 to {most} characters without control characters")
+    return value
+
+
+def check_subject(name: object) -> str:
+    """The name, if it can be a subject's; else raises BadRequest."""
+    return check_name(name, "a subject")
+
+
+def check_tenant(name: object) -> str:
+    """The name, if it can be a tenant's; else raises BadRequest. No colon: on Redis it stands between the tenant and
+    the channel."""
+    if ":" in check_name(name, "a tenant", 100):
+        raise BadRequest("a tenant has no colon in its name")
+    return str(name)
+
+
 def check_moment(moment: datetime, what: str) -> datetime:
     """The moment in UTC, if every part of the service can hold it; else raises BadRequest."""
     try:
@@ -113,11 +141,6 @@ def check_moment(moment: datetime, what: str) -> datetime:
     if not 1970 <= utc.year <= 9000:
         raise BadRequest(f"{what} is a moment of the years 1970 to 9000")
     return utc
-
-
-def timestamp(moment: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds, as in `2026-11-22T09:00:00.123Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 # Channels -----------------------------------------------------------------------------------------
@@ -152,19 +175,6 @@ def check_channel(name: object) -> str:
     if not isinstance(name, str) or not is_channel(name):
         raise BadRequest(f"{_shown(name)} is not a channel; channels are job:<id>, user:<subject>, group:<name>")
     return name
-
-
-def check_subject(name: object) -> str:
-    """The name, if it can be a subject's; else raises BadRequest."""
-    return check_name(name, "a subject")
-
-
-def check_tenant(name: object) -> str:
-    """The name, if it can be a tenant's; else raises BadRequest. No colon: on Redis it stands between the tenant and
-    the channel."""
-    if ":" in check_name(name, "a tenant", 100):
-        raise BadRequest("a tenant has no colon in its name")
-    return str(name)
 
 
 def _shown(value: object) -> str:

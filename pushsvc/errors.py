@@ -21,8 +21,18 @@ close code: 4000 to 4399 reconnect, 4400 to 4999 stop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
+
+from pydantic_core import from_json, to_json
+
+from .text import is_name, legible
+
+DETAIL = 2048
+"""Bytes of an error's text that a client is told, and of what else an author puts into an error."""
+
+_CODE = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 
 
 class PushsvcError(Exception):
@@ -33,34 +43,69 @@ class PushsvcError(Exception):
     close_code: ClassVar[int] = 4000
     temporary: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Raises ValueError where `code` is not a token, or `status` not that of an error."""
+        super().__init_subclass__(**options)
+        _check_member(cls.__name__, "code", cls.code)
+        _check_member(cls.__name__, "status", cls.status)
+
     def __init__(self, detail: str | None = None, **extra: Any) -> None:
+        """`extra` are more members of the problem object. `status`, `code`, `title` and `type` may be among them.
+
+        Raises ValueError on one that could not stand there: a status that is no error's, NaN, what has no JSON form.
+        """
         super().__init__(detail or self.title())
         self.detail = detail
-        self.extra = extra
+        self.extra = _members(type(self).__name__, extra) if extra else {}
 
     @classmethod
     def title(cls) -> str:
         """The first line of the class's docstring: what happened, in one sentence."""
-        return (cls.__doc__ or cls.__name__).strip().splitlines()[0]
+        first, *_ = (cls.__doc__ or "").strip().splitlines() or [cls.__name__]
+        return legible(first, 300)
 
     def problem(self) -> dict[str, Any]:
         """The problem object (RFC 9457) of this error."""
         body: dict[str, Any] = {
-            "type": f"urn:pushsvc:error:{self.code}",
+            "type": f"urn:pushsvc:error:{self.extra.get('code', self.code)}",
             "title": self.title(),
             "status": self.status,
             "code": self.code,
         }
         if self.detail:
-            body["detail"] = self.detail
+            body["detail"] = legible(str(self.detail), DETAIL)
         return body | self.extra
 
     def frame(self) -> dict[str, Any]:
         """The `error` member of a WebSocket answer."""
         body: dict[str, Any] = {"code": self.code, "title": self.title(), "temporary": self.temporary}
         if self.detail:
-            body["detail"] = self.detail
+            body["detail"] = legible(str(self.detail), DETAIL)
         return body | self.extra
+
+
+def _members(what: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The members as JSON has them. Raises ValueError."""
+    made: dict[str, Any] = {}
+    for name, value in given.items():
+        if not is_name(name, 64):
+            raise ValueError(f"{what}: {legible(name, 64)!r} can't be a member's name")
+        try:
+            made[name] = from_json(to_json(value, inf_nan_mode="constants"), allow_inf_nan=False)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{what}: {name} has no JSON form: {type(error).__name__}") from None
+        _check_member(what, name, made[name])
+    return made
+
+
+def _check_member(what: str, name: str, value: object) -> None:
+    """Raises ValueError where a member that every problem object has is not as RFC 9457 wants it."""
+    if name == "status" and not (type(value) is int and 400 <= value <= 599):
+        raise ValueError(f"{what}: a status is a whole number from 400 to 599")
+    if name == "code" and not (isinstance(value, str) and _CODE.fullmatch(value)):
+        raise ValueError(f"{what}: a code is a short word in small letters, such as no_flights")
+    if name in ("type", "title") and not (isinstance(value, str) and is_name(value, 300)):
+        raise ValueError(f"{what}: {name} is text of 1 to 300 characters without control characters")
 
 
 class SettingsError(PushsvcError):
@@ -228,6 +273,18 @@ class JobError(PushsvcError):
     """The job did not succeed."""
 
     code = "job_failed"
+
+    def __init__(self, detail: str | None = None, **extra: Any) -> None:
+        """For authors: `raise JobError("there are no flights in May", code="no_flights", status=409)`.
+
+        What stands in it is told to the job's subscribers; the text is cut at 2 KiB. Raises ValueError as every
+        error does, and when `extra` has more than 2 KiB.
+        """
+        super().__init__(detail, **extra)
+        if extra and len(to_json(self.extra)) > DETAIL:
+            raise ValueError(
+                f"{type(self).__name__}: its members have more than {DETAIL} bytes; give a result instead"
+            )
 
 
 class JobFailed(JobError):

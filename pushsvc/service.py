@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from .access import DEFAULT_SCOPES
-from .domain import Channel, Position, Revocation, check_channel, check_subject, check_tenant
+from .domain import Channel, Position, Revocation, check_channel, check_name, check_subject, check_tenant
 from .errors import BadRequest, PushsvcError, SettingsError
 from .hosting import Attachment, Host, ServiceApp, in_worker
 from .jobs import JobSpec, Registry, Worker, params_model
@@ -25,7 +25,6 @@ from .parts import Parts
 from .queries import Database
 from .settings import LONGEST, LONGEST_VALUE, Settings, parse_duration
 from .tasks import stop
-from .text import check_name
 from .transports import REVOCATIONS, revocation_data
 from .webhooks import Courier
 

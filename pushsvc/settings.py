@@ -94,6 +94,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     inline_limit: Bytes = 64 * 1024
     result_limit: Bytes = 64 * 1024**2
     sweep: Seconds = 1.0
+    # As `dev` and `demo` do: the text of every error goes to the job's subscribers.
+    show_errors: bool = False
 
     callback_url: SecretStr | None = None
     webhook_secrets: Annotated[tuple[SecretStr, ...], BeforeValidator(_parse_list)] = ()

@@ -11,8 +11,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from .errors import BadRequest, PushsvcError
-
 NAME = 200
 """Characters of a name, where nothing else is said."""
 
@@ -28,13 +26,6 @@ def is_text(text: str) -> bool:
 def is_name(text: str, most: int = NAME) -> bool:
     """Whether it has 1 to `most` characters, none of them a control character or half of a pair."""
     return 0 < len(text) <= most and _CONTROL.search(text) is None
-
-
-def check_name(value: object, what: str, most: int = NAME, error: type[PushsvcError] = BadRequest) -> str:
-    """The value, if it is a name; else raises `error`, without repeating it."""
-    if not isinstance(value, str) or not is_name(value, most):
-        raise error(f"{what} is text of 1 to {most} characters without control characters")
-    return value
 
 
 def legible(text: str, most: int) -> str:

@@ -11,9 +11,8 @@ from typing import Any
 
 import jwt
 
-from ..domain import Principal, check_channel, check_subject, check_tenant
+from ..domain import Principal, check_channel, check_name, check_subject, check_tenant
 from ..errors import BadRequest, Forbidden, SettingsError, Unauthorized
-from ..text import check_name
 from .channels import is_group
 from .revocations import Revocations
 

@@ -55,7 +55,7 @@ def run(
             with _listen(host, port, explicit_port) as listener:
                 signals.during(engines.start)
                 engines.keep()
-                environment = {**os.environ, **engines.environment()}
+                environment = {"PUSHSVC_SHOW_ERRORS": "true", **os.environ, **engines.environment()}
                 _migrate(signals, environment)
                 if prepare is not None:
                     signals.during(partial(prepare, engines.settings))

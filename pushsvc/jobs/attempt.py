@@ -18,6 +18,7 @@ from ..domain import Claim, JobStatus, Outcome
 from ..errors import JobCancelled, JobError, JobExpired, JobFailed, JobTimedOut, PushsvcError, UnknownJob
 from ..store import MAX_LOSSES, Requeue
 from .context import JobContext
+from .failures import Failure
 from .registry import JobSpec, Registry
 from .results import encode, success
 
@@ -40,10 +41,11 @@ class Stop(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes."""
+    """Sizes in bytes; and whether subscribers are told the text of every error."""
 
     result: int
     inline: int
+    show_errors: bool = False
 
 
 Ending = Outcome | Requeue | None
@@ -152,42 +154,30 @@ class Attempt:
             return Requeue(job.id, job.version, 0.0, "handed back")
         return None
 
-    def _failed(self, error: Exception) -> Ending:
+    def _failed(self, error: BaseException) -> Ending:
         job = self.claim.job
-        problem = error if isinstance(error, PushsvcError) else JobFailed(_described(error))
+        failure = Failure.of(error, shown=self._limits.show_errors)
         losses = job.attempt - self.claim.failures
-        if problem.temporary and losses <= MAX_LOSSES:
+        if failure.temporary and losses <= MAX_LOSSES:
             delay = backoff(losses)
-            logger.warning("job %s %s lost what it needs, again in %.1f s: %s", job.name, job.id, delay, problem)
-            return Requeue(job.id, job.version, delay, "lost", _encoded(problem))
+            logger.warning("job %s %s lost what it needs, again in %.1f s: %s", job.name, job.id, delay, failure.said)
+            return Requeue(job.id, job.version, delay, "lost", _encoded(failure.problem))
         tries = self.claim.failures + 1
         if tries < self.claim.max_attempts:
             delay = backoff(tries)
-            logger.warning("job %s %s failed, again in %.1f s: %s", job.name, job.id, delay, problem)
-            return Requeue(job.id, job.version, delay, "failed", _encoded(problem))
-        logger.error("job %s %s failed", job.name, job.id, exc_info=error)
-        return self._end(JobStatus.FAILED, problem)
+            logger.warning("job %s %s failed, again in %.1f s: %s", job.name, job.id, delay, failure.said)
+            return Requeue(job.id, job.version, delay, "failed", _encoded(failure.problem))
+        logger.error("job %s %s failed: %s\n%s", job.name, job.id, failure.said, failure.trace)
+        return self._end(JobStatus.FAILED, failure.problem)
 
     def _end(self, status: JobStatus, error: PushsvcError) -> Outcome:
         job = self.claim.job
         return Outcome(job.id, job.version, status, error=_encoded(error))
 
 
-def _described(error: BaseException) -> str:
-    """The error's class and text, whatever its author made of `str` and of Unicode."""
-    try:
-        text = str(error)
-    except Exception:
-        text = "(it has no text)"
-    return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
-
-
 def _encoded(error: PushsvcError) -> str:
     """The problem object as JSON text."""
-    try:
-        return wire.dump(error.problem()).decode()
-    except ValueError:
-        return wire.dump(JobFailed(_described(error)).problem()).decode()
+    return wire.dump(error.problem()).decode()
 
 
 def backoff(tries: int, base: float = 1.0, most: float = 60.0) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..domain import Progress
 from ..errors import SettingsError
 from ..tasks import contained
+from ..text import legible
 
 if TYPE_CHECKING:
     from ..queries import Database, QueryRecord
@@ -20,6 +21,9 @@ PROGRESS_EVERY = 0.1
 
 SHOWN_QUERIES = 100
 """How many queries a progress message shows, the latest."""
+
+MESSAGE = 2048
+"""Bytes of a progress message."""
 
 Tell = Callable[[Progress], Awaitable[None]]
 
@@ -89,12 +93,12 @@ class JobContext:
     def progress(self, value: float, message: str = "") -> Awaitable[None]:
         """Say how far the job is, from 0 to 1. Throttled, volatile, never logged: call it as often as you like.
 
-        It takes effect at once; awaiting what it gives lets other tasks run. Raises ValueError when `value`
-        is not within 0 and 1.
+        It takes effect at once; awaiting what it gives lets other tasks run. A message is cut at 2 KiB. Raises
+        ValueError when `value` is not within 0 and 1.
         """
         if not 0 <= value <= 1:
             raise ValueError(f"progress goes from 0 to 1, not to {value}")
-        self._value, self._message = float(value), message
+        self._value, self._message = float(value), legible(str(message), MESSAGE)
         if threading.get_ident() == self._thread:
             self._schedule()
         else:

@@ -8,10 +8,9 @@ from typing import Any
 
 from .. import wire
 from ..bus import Publisher
-from ..domain import Channel, Position, new_job_id
+from ..domain import Channel, Position, check_name, new_job_id
 from ..errors import BadRequest, JobFailed, TooLarge
 from ..store import EventStore, Published
-from ..text import check_name
 from .results import encode
 
 

@@ -53,7 +53,7 @@ class Worker:
         self._announcer = announcer
         self._databases = databases
         self._settings = settings
-        self._limits = Limits(settings.result_limit, settings.inline_limit)
+        self._limits = Limits(settings.result_limit, settings.inline_limit, settings.show_errors)
         self._threads = ThreadPoolExecutor(settings.max_jobs, thread_name_prefix="job")
         self._attempts: dict[JobId, Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -13,11 +13,10 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from ..access import allowed_origin, bearer
-from ..domain import Channel, Cursor, Principal
+from ..domain import Channel, Cursor, Principal, check_name
 from ..errors import Forbidden, PushsvcError
 from ..store import Device
 from ..tasks import stop
-from ..text import check_name
 from ..transports import (
     EXTENSION,
     RETRY_MS,

@@ -10,13 +10,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from .. import wire
-from ..domain import (
-    JobStatus,
-    is_job_id,
-)
-from ..errors import BadRequest, Gone, JobError
+from ..domain import JobStatus, check_name, is_job_id
+from ..errors import BadRequest, Gone
 from ..jobs import JobRequest
-from ..text import check_name
 from ..transports import until_final
 from .api import JSON, Api, one_header, prefer_wait, query_number, read_body, root
 from .problems import MEDIA_TYPE
@@ -85,8 +81,8 @@ class Jobs:
             if found is None:
                 raise Gone
             return Response(found[1] or b"null", 200, {"Cache-Control": "private, no-cache"}, JSON)
-        problem = wire.load(job.error) if job.error else JobError().problem()
-        return Response(wire.dump(problem), int(problem.get("status", 500)), media_type=MEDIA_TYPE)
+        problem = wire.problem_of(job.error or "null")
+        return Response(wire.dump(problem), problem["status"], media_type=MEDIA_TYPE)
 
     async def cancel(self, request: Request) -> Response:
         api = self._api

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from .. import wire
+from ..domain import new_job_id
 from ..errors import PushsvcError, Unauthorized
 
 logger = logging.getLogger(__name__)
@@ -41,5 +42,6 @@ async def on_error(_request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         body = {"type": "about:blank", "title": error.detail, "status": error.status_code}
         return Response(wire.dump(body), error.status_code, error.headers, MEDIA_TYPE)
-    logger.error("a request failed", exc_info=error)
-    return problem_response(PushsvcError())
+    incident = f"err_{new_job_id()}"
+    logger.error("a request failed [%s]", incident, exc_info=error)
+    return problem_response(PushsvcError(error_id=incident))

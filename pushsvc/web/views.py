@@ -57,7 +57,7 @@ class JobViews:
             "started_at": timestamp(job.started_at) if job.started_at else None,
             "finished_at": timestamp(job.finished_at) if job.finished_at else None,
             "expires_at": timestamp(job.expires_at) if job.expires_at else None,
-            "error": wire.load(job.error) if job.error else None,
+            "error": wire.problem_of(job.error) if job.error else None,
             "links": self._links(job, mark, prefix),
             "cursor": cursor or format_cursor(own_position(job)),
         }

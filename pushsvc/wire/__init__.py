@@ -35,6 +35,7 @@ from .frames import (
     parse_frame,
     text_frame,
 )
+from .problems import problem_bytes, problem_of
 
 __all__ = [
     "SUBPROTOCOL",
@@ -61,6 +62,8 @@ __all__ = [
     "parse_bus",
     "parse_frame",
     "poll_answer",
+    "problem_bytes",
+    "problem_of",
     "progress_frame",
     "progress_item",
     "published",

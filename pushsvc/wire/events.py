@@ -11,6 +11,7 @@ from typing import Any
 from ..domain import Channel, Job, JobStatus, Position, Progress, timestamp
 from .encoding import dump
 from .frames import text_frame
+from .problems import problem_bytes
 
 
 def event_type(job: Job) -> str:
@@ -40,7 +41,7 @@ def event(job: Job, result: bytes | None, prefix: str = "") -> bytes:
     if job.status is JobStatus.SUCCEEDED:
         return b'%b,"data":%b}' % (opened, result if result is not None else b"null")
     if job.error is not None and job.status.terminal:
-        return b'%b,"error":%b}' % (opened, job.error.encode())
+        return b'%b,"error":%b}' % (opened, problem_bytes(job.error))
     return b'%b,"data":{"attempt":%d}}' % (opened, job.attempt)
 
 

@@ -25,6 +25,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from pushsvc import Service, Settings
 from pushsvc.cli import commands
+from pushsvc.domain import JobStatus, Outcome
 from pushsvc.errors import BadRequest, PushsvcError, RequestError, SettingsError
 
 from ..conftest import SECRET
@@ -317,6 +318,26 @@ def test_a_frame_with_a_nul_is_answered_and_the_socket_stays(door: Door, frame: 
 def test_whatever_a_body_says_is_answered_or_refused(door: Door, path: str, text: str, other: str) -> None:
     for body in (text, f'{{"cursor":{text},"device":{other}}}', f'{{"url":{text}}}', f'{{"job":{text}}}'):
         assert door.http.post(path, content=body).status_code < 500
+
+
+BAD_PROBLEMS = ["NaN", "{", "[]", '{"status":NaN}', '{"status":7,"code":"x"}', '{"type":1,"status":"a"}', '"text"']
+
+
+@pytest.mark.parametrize("stored", BAD_PROBLEMS)
+def test_a_problem_that_was_stored_as_it_should_not_breaks_no_list_and_no_stream(door: Door, stored: str) -> None:
+    answer = door.http.post("/v1/jobs", json={"job": "echo"})
+    job, cursor = answer.json()["id"], answer.json()["cursor"]
+    postgres = door.node.service.parts.postgres
+    rows = door.run(door.node.service.parts.store.start([job], "w", 60))
+    version = rows[job].job.version
+    ended = Outcome(rows[job].job.id, version, JobStatus.FAILED, error=stored)
+    assert door.run(door.node.service.parts.store.finish(ended)) is not None
+    assert door.run(postgres.fetch("SELECT error FROM pushsvc.jobs WHERE id = $1", job))[0]["error"] == stored
+    assert door.http.get("/v1/jobs").json()["jobs"][0]["error"]["status"] == 500
+    assert door.http.get(f"/v1/jobs/{job}").json()["error"]["code"]
+    assert door.http.get(f"/v1/jobs/{job}/result").status_code == 500
+    heard = door.http.get("/v1/events", params={"wait": 0, "cursor": cursor}).json()["events"]
+    assert heard[-1]["event"]["error"]["status"] == 500
 
 
 # Tokens
