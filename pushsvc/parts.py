@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -9,7 +10,7 @@ from functools import cached_property
 from pydantic import SecretStr
 
 from .access import Rate, Revocations, Slots, Targets, Tokens
-from .bus import BusClient, Publisher, Queue, RedisClient, connect, connect_bus
+from .bus import BusClient, Publisher, Queue, RedisClient, Scope, connect, connect_bus
 from .errors import BadRequest, SettingsError
 from .hub import Hub
 from .jobs import Announcer, Canceller, Publications, Registry, Submitter, Sweeper, Worker
@@ -31,6 +32,8 @@ from .store import (
 from .transports import Connection, Desk, Gate, RevocationListener
 from .web import Api, JobViews, Submissions
 from .webhooks import Courier, Sender, SigningSecrets
+
+logger = logging.getLogger(__name__)
 
 
 class Parts:
@@ -65,6 +68,7 @@ class Parts:
         self.postgres = Postgres(
             self.url, settings.store_connections, settings.deployment, within=None if hurried else UNHURRIED
         )
+        self.scope = Scope(settings.deployment, self.postgres.identity)
         self._clients: list[BusClient] = []
         self._publisher: Publisher | None = None
         self._hub: Hub | None = None
@@ -76,6 +80,7 @@ class Parts:
         urls = {name: url.get_secret_value() for name, url in self._urls.items()}
         try:
             await check_schema(self.postgres, self.url)
+            logger.info("deployment %r is %s in Redis", self.settings.deployment, self.scope.id)
             await check_budget(self.settings, self.postgres, self.url, urls)
         except BaseException:
             await self.close()
@@ -101,7 +106,7 @@ class Parts:
     @cached_property
     def queue(self) -> Queue:
         blocking = self._client(self.settings.need("redis_url"), blocking=True)
-        return Queue(self.redis, blocking, self.settings.queue)
+        return Queue(self.redis, blocking, self.scope, self.settings.queue)
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -109,7 +114,7 @@ class Parts:
         if self.settings.bus_url:
             bus = connect_bus(self.settings.bus)
             self._clients.append(bus)
-        self._publisher = Publisher(bus)
+        self._publisher = Publisher(bus, self.scope)
         return self._publisher
 
     @cached_property
@@ -168,6 +173,7 @@ class Parts:
         self._hub = Hub(
             self.events,
             self.settings.bus,
+            self.scope,
             top_check=self.settings.top_check,
             last_progress=self.publisher.last_progress,
         )

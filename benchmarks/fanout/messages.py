@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pushsvc import wire
-from pushsvc.bus import topic
+from pushsvc.bus import Scope
 from pushsvc.domain import JobId, JobStatus, Outcome, Submission, new_job_id
 from pushsvc.store import JobStore, Postgres
 
@@ -34,6 +34,7 @@ class Library:
 
     def __init__(self, postgres: Postgres) -> None:
         self._jobs = JobStore(postgres)
+        self._scope = Scope(postgres.deployment, postgres.identity)
         self._next = 1
         self._random = random.Random(1)
 
@@ -75,7 +76,7 @@ class Library:
             event = wire.event(finished.job, result)
             place, position = next(place for place in finished.places if not place[0].name.startswith("job:"))
             bus, frame = wire.bus_event(place, position, event), wire.Delivery(place, position, event).frame
-            messages.append(Message(number, channel, topic(place), bus, frame))
+            messages.append(Message(number, channel, self._scope.topic(place), bus, frame))
         return messages
 
 

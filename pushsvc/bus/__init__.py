@@ -4,12 +4,12 @@ from .cluster import BusClient, Cluster, connect_bus
 from .connection import LONGEST_WAIT, RedisClient, connect
 from .faults import FAULTS, away, described
 from .link import Ear
-from .publisher import CANCEL_TOPIC, Publisher, channel_of, topic
+from .publisher import Publisher
 from .queue import Claimed, Queue, Queued
+from .scope import Scope
 from .subscriber import Subscriber
 
 __all__ = [
-    "CANCEL_TOPIC",
     "FAULTS",
     "LONGEST_WAIT",
     "BusClient",
@@ -20,11 +20,10 @@ __all__ = [
     "Queue",
     "Queued",
     "RedisClient",
+    "Scope",
     "Subscriber",
     "away",
-    "channel_of",
     "connect",
     "connect_bus",
     "described",
-    "topic",
 ]

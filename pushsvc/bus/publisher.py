@@ -16,10 +16,10 @@ from .cluster import Cluster
 from .connection import RedisClient
 from .faults import FAULTS, away
 from .outlet import Message, outlet_of
+from .scope import Scope
 
 logger = logging.getLogger(__name__)
 
-CANCEL_TOPIC = "pushsvc:cancel"
 SOON = 0.005
 PROGRESS_TTL = 3600
 """Seconds that the last progress of a job is kept for those who attach later."""
@@ -32,21 +32,11 @@ UNSAID_LIMIT = 4 * 1024**2
 """Bytes that are kept for it."""
 
 
-def topic(channel: Channel) -> str:
-    """The Redis channel of one of ours."""
-    return f"pushsvc:{channel.tenant}:{channel.name}"
-
-
-def channel_of(name: str) -> Channel:
-    """The inverse of `topic`; a tenant has no colon."""
-    _, tenant, channel = name.split(":", 2)
-    return Channel(tenant, channel)
-
-
 class Publisher:
     """Publishes in batches: what comes while one round trip is under way goes with the next."""
 
-    def __init__(self, redis: RedisClient | Cluster) -> None:
+    def __init__(self, redis: RedisClient | Cluster, scope: Scope) -> None:
+        self.scope = scope
         self._outlet = outlet_of(redis)
         self._later: list[Message] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -104,7 +94,7 @@ class Publisher:
 
     def event(self, places: Iterable[tuple[Channel, Position]], event: bytes) -> asyncio.Future[Any]:
         """Publish an event wherever it was logged. Order is kept from call to call; nothing is raised."""
-        messages = _messages(places, event)
+        messages = self._messages(places, event)
         if self._later:
             messages = self._take_later() + messages
         return self._put(messages)
@@ -113,7 +103,7 @@ class Publisher:
         """Publish with the next `event`, or in `SOON` seconds: for what is likely to be followed at once."""
         if not self._later:
             self._timer = asyncio.get_running_loop().call_later(SOON, self._publish_later)
-        self._later += _messages(places, event)
+        self._later += self._messages(places, event)
 
     def _take_later(self) -> list[Message]:
         later, self._later = self._later, []
@@ -128,35 +118,34 @@ class Publisher:
     async def progress(self, channels: Iterable[Channel], progress: Progress) -> None:
         """Publish, and keep as the snapshot for those who attach later."""
         payload = wire.bus_progress(progress)
-        messages = [(topic(channel), payload) for channel in channels]
+        messages = [(self.scope.topic(channel), payload) for channel in channels]
         try:
-            await self._outlet.snapshot(_progress_key(progress.job), payload[2:], PROGRESS_TTL, messages)
+            await self._outlet.snapshot(self._progress_key(progress.job), payload[2:], PROGRESS_TTL, messages)
         except FAULTS as error:
             away("publishing progress", error)
 
     async def last_progress(self, job: str) -> bytes | None:
         """The last progress of a job as its JSON; None if there is none, or Redis is away."""
         try:
-            return await self._outlet.get(_progress_key(job))
+            return await self._outlet.get(self._progress_key(job))
         except FAULTS:
             return None
 
     async def check(self) -> None:
         """Write something, as progress does. Raises what FAULTS lists when Redis is away, or takes no changes."""
-        await self._outlet.snapshot("pushsvc:check", b"1", 60, ())
+        await self._outlet.snapshot(self.scope.key("check"), b"1", 60, ())
 
     async def forget_progress(self, job: str) -> None:
         """Drop the snapshot. Raises what FAULTS lists when Redis is away."""
-        await self._outlet.delete(_progress_key(job))
+        await self._outlet.delete(self._progress_key(job))
 
     async def cancel(self, job: str) -> None:
         """Ask whichever worker runs the job to stop it now; it also learns so when it renews its lease."""
-        await self._put([(CANCEL_TOPIC, job.encode())])
+        await self._put([(self.scope.cancels, job.encode())])
 
+    def _messages(self, places: Iterable[tuple[Channel, Position]], event: bytes) -> list[Message]:
+        topic = self.scope.topic
+        return [(topic(channel), wire.bus_event(channel, position, event)) for channel, position in places]
 
-def _messages(places: Iterable[tuple[Channel, Position]], event: bytes) -> list[Message]:
-    return [(topic(channel), wire.bus_event(channel, position, event)) for channel, position in places]
-
-
-def _progress_key(job: str) -> str:
-    return f"pushsvc:progress:{job}"
+    def _progress_key(self, job: str) -> str:
+        return self.scope.key("progress", job)

@@ -1,7 +1,7 @@
 """ARQ's queue under ARQ's keys, with batch claims, leases and instant wake-ups (see the .lua scripts).
 
 A wake-up is a token in a list rather than a PUBLISH: it waits for a worker that is not listening yet, and
-only one worker gets it. `arq.jobs.Job(...).status()` and `.result()` read these keys as ever.
+only one worker gets it. `arq.jobs.Job(queue.arq_id(job), …, _queue_name=queue.name)` reads these keys as ever.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -19,6 +20,7 @@ from arq.jobs import serialize_job, serialize_result
 
 from .. import wire
 from .connection import RedisClient
+from .scope import Scope
 
 RESULT_TTL_MS = 60_000
 """How long arq's own short result stays; the real one is in PostgreSQL."""
@@ -54,16 +56,34 @@ class Claimed:
 class Queue:
     """One queue in Redis. Every method raises what `connection.FAULTS` lists when Redis is away."""
 
-    def __init__(self, redis: RedisClient, blocking: RedisClient, name: str = default_queue_name) -> None:
+    def __init__(
+        self, redis: RedisClient, blocking: RedisClient, scope: Scope, name: str = default_queue_name
+    ) -> None:
         self._redis = redis
         self._blocking = blocking
-        self.name = name
-        self._wake = f"{name}:wake"
-        self._marker = f"{name}:pushsvc"
+        self._scope = scope
+        self._name = name
         self._scripts = {
             script: redis.register_script(files(__package__).joinpath(f"{script}.lua").read_text())
             for script in ("enqueue", "claim", "finish", "release", "renew")
         }
+
+    @cached_property
+    def name(self) -> str:
+        """The queue's key, which is its name in arq."""
+        return f"{self._name}:{self._scope.id}"
+
+    @cached_property
+    def _wake(self) -> str:
+        return f"{self.name}:wake"
+
+    @cached_property
+    def _prefix(self) -> str:
+        return f"{self._scope.id}:"
+
+    def arq_id(self, job: str) -> str:
+        """What arq calls a job: a copy of the database has jobs of the same ids."""
+        return self._prefix + job
 
     async def _run(self, script: str, keys: Sequence[str], *args: Any) -> Any:
         return await self._scripts[script](keys=keys, args=args)
@@ -79,43 +99,49 @@ class Queue:
         for job in jobs:
             score = int(job.due * 1000)
             definition = serialize_job(job.name, (), {}, None, now, serializer=wire.dump)
-            args += [job.id, score, definition, max(score - now, 0) + definition_ttl_ms]
+            args += [self.arq_id(job.id), score, definition, max(score - now, 0) + definition_ttl_ms]
         await self._run("enqueue", [self.name, self._wake], *args)
 
     async def claim(self, limit: int, lease: float, worker: str, first: str | None = None) -> Claimed:
         """Claim up to `limit` due jobs for `lease` seconds, beginning with `first`, which a token named."""
         ids, score = await self._run(
-            "claim", [self.name, self._wake], now_ms(), limit, int(lease * 1000), worker, first or ""
+            "claim",
+            [self.name, self._wake],
+            now_ms(),
+            limit,
+            int(lease * 1000),
+            worker,
+            self.arq_id(first) if first else "",
         )
         next_due = None if score is None else max(float(score) / 1000 - time.time(), 0.0)
         # Whatever somebody else may have put there: what is no job's id is recognised as such.
-        return Claimed([job.decode(errors="replace") for job in ids], next_due)
+        return Claimed([job.decode(errors="replace").removeprefix(self._prefix) for job in ids], next_due)
 
     async def renew(self, jobs: Sequence[str], lease: float, worker: str) -> None:
-        await self._run("renew", [self.name], now_ms(), int(lease * 1000), worker, *jobs)
+        await self._run("renew", [self.name], now_ms(), int(lease * 1000), worker, *map(self.arq_id, jobs))
 
     async def release(self, jobs: Sequence[tuple[str, float]]) -> None:
         """Give claimed jobs back, each due in so many seconds."""
         now = now_ms()
-        args = [part for job, delay in jobs for part in (job, now + int(delay * 1000))]
+        args = [part for job, delay in jobs for part in (self.arq_id(job), now + int(delay * 1000))]
         await self._run("release", [self.name, self._wake], now, *args)
 
     async def finish(self, jobs: Sequence[tuple[str, bytes]]) -> None:
         """Take jobs off the queue, leaving arq's result of each (b'' for none)."""
-        args = [part for job in jobs for part in job]
+        args = [part for job, result in jobs for part in (self.arq_id(job), result)]
         await self._run("finish", [self.name], len(jobs), RESULT_TTL_MS, *args)
 
     async def missing(self, jobs: Sequence[str]) -> list[str]:
         """Which of these are not on the queue."""
-        scores = await self._redis.zmscore(self.name, list(jobs))
+        scores = await self._redis.zmscore(self.name, list(map(self.arq_id, jobs)))
         return [job for job, score in zip(jobs, scores, strict=True) if score is None]
 
     async def marked(self) -> bool:
         """False if Redis has lost its memory since `mark()`."""
-        return bool(await self._redis.exists(self._marker))
+        return bool(await self._redis.exists(f"{self.name}:pushsvc"))
 
     async def mark(self) -> None:
-        await self._redis.set(self._marker, b"1")
+        await self._redis.set(f"{self.name}:pushsvc", b"1")
 
     async def token(self, timeout: float) -> str | None:
         """Wait up to `timeout` seconds for a wake-up. The token names a job that was due when it was left."""
@@ -154,11 +180,24 @@ class Queue:
     async def forget(self, jobs: Sequence[str]) -> None:
         """Take jobs off the queue as if they had never been on it; not for one that is running."""
         await self.finish([(job, b"") for job in jobs])
-        await self._redis.delete(*(result_key_prefix + job for job in jobs))
+        await self._redis.delete(*(result_key_prefix + self.arq_id(job) for job in jobs))
 
     def result_of(self, job: str, name: str, success: bool, href: str) -> bytes:
         """What arq's `Job.result()` answers: not the result itself, which Redis need not hold, but its link."""
+        known = self.arq_id(job)
         data = serialize_result(
-            name, (), {}, 1, now_ms(), success, href, now_ms(), now_ms(), job, self.name, job, serializer=wire.dump
+            name,
+            (),
+            {},
+            1,
+            now_ms(),
+            success,
+            href,
+            now_ms(),
+            now_ms(),
+            known,
+            self.name,
+            known,
+            serializer=wire.dump,
         )
         return data or b""

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import telemetry, wire
-from ..bus import Ear, Subscriber, topic
+from ..bus import Ear, Scope, Subscriber
 from ..domain import Channel, Place, Position
 from ..errors import NotFound, Unavailable
 from ..store import ChannelState, EventStore, Page, locate
@@ -54,11 +54,13 @@ class Hub:
         self,
         events: EventStore,
         bus_url: str,
+        scope: Scope,
         *,
         top_check: float = 20.0,
         last_progress: Callable[[str], Awaitable[bytes | None]] | None = None,
     ) -> None:
         self._reading = Reading(events)
+        self._topic = scope.topic
         self._feeds: dict[Channel, Feed] = {}
         self._ears: dict[bytes, Ear] = {}
         self._bus = Subscriber(bus_url, self._ears, self._bus_changed, self._bus_changed)
@@ -119,7 +121,7 @@ class Hub:
             for channel in places:
                 if channel not in held:
                     entered[channel] = self._enter(listener, channel)
-            await self._bus.subscribe_all([topic(channel) for channel in entered])
+            await self._bus.subscribe_all([self._topic(channel) for channel in entered])
             states = await self._reading.states({channel: places[channel] for channel in entered})
             starts = {channel: locate(channel, places[channel], states[channel]) for channel in entered}
             if located is not None:
@@ -141,7 +143,7 @@ class Hub:
     def _enter(self, listener: Listener, channel: Channel) -> Subscription:
         feed = self._feeds.get(channel)
         if feed is None:
-            name = topic(channel).encode()
+            name = self._topic(channel).encode()
             feed = self._feeds[channel] = Feed(channel, self._repair)
             self._ears[name] = feed.hear
         subscription = feed.enter(listener)
@@ -304,8 +306,8 @@ class Hub:
         horizon = time.monotonic() - LINGER
         for channel, feed in list(self._feeds.items()):
             if feed.idle_since is not None and feed.idle_since < horizon and feed.idle and not feed.repairing:
-                del self._feeds[channel], self._ears[topic(channel).encode()]
-                self._bus.unsubscribe(topic(channel))
+                del self._feeds[channel], self._ears[self._topic(channel).encode()]
+                self._bus.unsubscribe(self._topic(channel))
 
 
 Events = Sequence[tuple[Position, bytes]]

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from .. import telemetry
-from ..bus import CANCEL_TOPIC, FAULTS, Publisher, Queue, Subscriber, away
+from ..bus import FAULTS, Ear, Publisher, Queue, Subscriber, away
 from ..domain import Channel, Claim, JobId, Outcome, Progress, inbox, is_job_id, job_channel, new_job_id
 from ..errors import Unavailable
 from ..queries import Database, DatabasePool
@@ -58,7 +58,8 @@ class Worker:
         self._attempts: dict[JobId, Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wakeup = Wakeup(queue, lambda: self._room() > 0)
-        self._cancels = Subscriber(settings.bus, {CANCEL_TOPIC.encode(): self._cancel_requested})
+        self._ears: dict[bytes, Ear] = {}
+        self._cancels = Subscriber(settings.bus, self._ears)
         self._background = Background()
         self._token: str | None = None
         self._stopping = False
@@ -72,10 +73,12 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop`; then finish or hand back what is running, and return."""
+        cancels = self._publisher.scope.cancels
+        self._ears[cancels.encode()] = self._cancel_requested
         self._cancels.start()
         self._wakeup.start()
         self._background.loop("renewing leases", self._renew_leases)
-        self._background.start("subscribing to cancels", self._cancels.subscribe(CANCEL_TOPIC))
+        self._background.start("subscribing to cancels", self._cancels.subscribe(cancels))
         logger.info("worker %s takes up to %d of %d jobs", self.name, self._settings.max_jobs, len(self._registry))
         try:
             await forever("claiming jobs", self._claim_and_wait, until=lambda: self._stopping)

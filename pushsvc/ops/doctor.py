@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 from redis.exceptions import RedisError
 
-from ..bus import FAULTS, BusClient, Publisher, Queue, connect, connect_bus
+from ..bus import FAULTS, BusClient, Publisher, Queue, Scope, connect, connect_bus
 from ..errors import PushsvcError
 from ..jobs import Registry
 from ..masking import mask_url
@@ -189,7 +189,8 @@ class Doctor:
     async def _probe(self) -> Probed | str:
         postgres = Postgres(self._settings.need("database_url"), 2, self._settings.deployment)
         redis, bus = connect(self._settings.need("redis_url")), connect_bus(self._settings.bus)
-        queue, publisher = Queue(redis, redis, self._settings.queue), Publisher(bus)
+        scope = Scope(self._settings.deployment, postgres.identity)
+        queue, publisher = Queue(redis, redis, scope, self._settings.queue), Publisher(bus, scope)
         try:
             await postgres.fetch("SELECT 1")  # connecting is no part of what is measured
             probe = Probe(JobStore(postgres), Retention(postgres), queue, publisher, self._settings.bus)

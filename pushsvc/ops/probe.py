@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from .. import wire
-from ..bus import Publisher, Queue, Queued, Subscriber, topic
+from ..bus import Publisher, Queue, Queued, Subscriber
 from ..domain import Channel, Job, JobId, JobStatus, Outcome, Submission, job_channel, new_job_id
 from ..errors import JobCancelled
 from ..jobs import JobContext, JobSpec, Registry, params_model
@@ -103,7 +103,7 @@ class Probe:
         self._id = new_job_id()
         self._heard = asyncio.Event()
         self._connected = asyncio.Event()
-        self._topic = topic(Channel(TENANT, job_channel(self._id)))
+        self._topic = publisher.scope.topic(Channel(TENANT, job_channel(self._id)))
         self._bus = Subscriber(bus_url, {self._topic.encode(): self._received}, self._connected.set)
 
     async def run(self, databases: Sequence[str]) -> Probed:

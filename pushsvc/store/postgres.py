@@ -77,6 +77,13 @@ SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('sync
 """
 
 
+# What a server is called by itself and its replicas, and by no other unless its files were copied.
+IDENTITY = "SELECT system_identifier || ' ' || current_database() FROM pg_control_system()"
+
+# For roles that may not ask: what tells databases of one server apart.
+IDENTITY_BY_OID = "SELECT format('oid %s %s', oid, datname) FROM pg_database WHERE datname = current_database()"
+
+
 class Postgres:
     """A pool of up to `connections` asyncpg connections to `url`, opened when they are needed.
 
@@ -96,8 +103,8 @@ class Postgres:
         self._size = connections
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._connecting = asyncio.Lock()
-        self._connected = False
-        """Whether there has ever been a connection."""
+        self._identity: str | None = None
+        """Which database of which server this is: once there has been a connection, it is known."""
         self._pause = 0.0
         self._not_before = 0.0
         self._renewed_at = float("-inf")
@@ -190,6 +197,12 @@ class Postgres:
             logger.warning("%s (%s)", cause, type(error).__name__)
         return Unavailable(f"{cause} right now")
 
+    def identity(self) -> str:
+        """Which database of which server this is. Raises Unavailable until there has been a connection."""
+        if self._identity is None:
+            raise Unavailable("PostgreSQL has not been reached yet")
+        return self._identity
+
     # Connections
 
     async def pool(self) -> asyncpg.Pool[asyncpg.Record]:
@@ -218,16 +231,17 @@ class Postgres:
                 connection = await self._conninfo.connect(**options)
                 try:
                     await connection.execute(ADJUST, timeout=CONNECT_WITHIN)
+                    if self._identity is None:
+                        self._identity = await _identify(connection)
                 except BaseException:
                     connection.terminate()
                     raise
             except BaseException as error:
                 self._pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
                 self._not_before = loop.time() + self._pause * random.uniform(0.5, 1.0)
-                if self._connected and is_closed_to_us(error):
+                if self._identity is not None and is_closed_to_us(error):
                     raise Refused from error
                 raise
-        self._connected = True
         self._pause = 0.0
         return connection
 
@@ -243,6 +257,14 @@ class Postgres:
         if pool is not None:
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await asyncio.wait_for(pool.close(), 5)
+
+
+async def _identify(connection: asyncpg.Connection[asyncpg.Record]) -> str:
+    try:
+        return str(await connection.fetchval(IDENTITY, timeout=CONNECT_WITHIN))
+    except asyncpg.InsufficientPrivilegeError:
+        logger.warning("the role may not call pg_control_system(): copies of this database need names of their own")
+        return str(await connection.fetchval(IDENTITY_BY_OID, timeout=CONNECT_WITHIN))
 
 
 async def _nothing(_connection: object) -> None: ...

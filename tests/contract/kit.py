@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from pushsvc import wire
-from pushsvc.bus import Publisher, Queue, RedisClient, connect
+from pushsvc.bus import Publisher, Queue, RedisClient, Scope, connect
 from pushsvc.domain import Channel, Job, JobId, JobStatus, Outcome, Submission, new_job_id
 from pushsvc.hub import Hub
 from pushsvc.jobs import Announcer
@@ -93,8 +93,9 @@ class Kit:
         self.retention = Retention(self.postgres)
         self.redis: RedisClient = connect(settings.need("redis_url"))
         self.blocking: RedisClient = connect(settings.need("redis_url"), blocking=True)
-        self.queue = Queue(self.redis, self.blocking, settings.queue)
-        self.publisher = Publisher(self.redis)
+        self.scope = Scope(settings.deployment, self.postgres.identity)
+        self.queue = Queue(self.redis, self.blocking, self.scope, settings.queue)
+        self.publisher = Publisher(self.redis, self.scope)
         self.announcer = Announcer(self.publisher, self.queue)
 
     def of(self, tenant: str) -> Kit:
@@ -105,7 +106,7 @@ class Kit:
 
     def hub(self, **changes: Any) -> Hub:
         options: dict[str, Any] = {"top_check": 3600.0, "last_progress": self.publisher.last_progress}
-        return Hub(self.events, self.settings.bus, **(options | changes))
+        return Hub(self.events, self.settings.bus, self.scope, **(options | changes))
 
     async def store(self, asked: Submission) -> Job:
         """The job of a submission."""
@@ -150,6 +151,7 @@ class Kit:
 async def opened(settings: Settings) -> AsyncIterator[Kit]:
     kit = Kit(settings)
     try:
+        await kit.postgres.fetch("SELECT 1")  # from now on it is known whose names they are in Redis
         yield kit
     finally:
         await kit.close()

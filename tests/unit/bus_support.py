@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from pushsvc.bus import Ear, Subscriber
+from pushsvc.bus import Ear, Scope, Subscriber
 
 from ..contract.kit import soon, until
+
+SCOPE = Scope("tests", lambda: "a database")
+"""Of what has no database."""
 
 
 class Listening:

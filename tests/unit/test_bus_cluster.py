@@ -13,7 +13,7 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError
 
 from pushsvc import Service, wire
-from pushsvc.bus import Cluster, Publisher, connect, connect_bus, subscriber, topic, topology
+from pushsvc.bus import Cluster, Publisher, connect, connect_bus, subscriber, topology
 from pushsvc.bus import line as line_module
 from pushsvc.bus.outlet import outlet_of
 from pushsvc.dev.valkey import EmbeddedValkey
@@ -24,7 +24,7 @@ from pushsvc.settings import Settings
 from ..contract.drivers import LongPollSubscriber, WebSocketSubscriber
 from ..contract.kit import opened, soon, until
 from ..contract.node import serving
-from .bus_support import listening
+from .bus_support import SCOPE, listening
 from .redis_servers import Server, Shards
 
 
@@ -53,7 +53,7 @@ def told_once(monkeypatch: pytest.MonkeyPatch) -> None:
 async def publishing(shards: Shards) -> AsyncIterator[tuple[Publisher, Cluster]]:
     cluster = connect_bus(shards.url)
     assert isinstance(cluster, Cluster)
-    publisher = Publisher(cluster)
+    publisher = Publisher(cluster, SCOPE)
     try:
         yield publisher, cluster
     finally:
@@ -70,7 +70,7 @@ CHANNELS = [Channel("acme", f"user:{n}") for n in range(30)]
 
 
 async def test_one_tenants_channels_spread_over_the_shards_and_each_is_heard_in_order(shards: Shards) -> None:
-    topics = shards.topics(map(topic, CHANNELS))
+    topics = shards.topics(map(SCOPE.topic, CHANNELS))
     async with listening(shards.url, *topics) as found, publishing(shards) as (publisher, _):
         told = [publisher.event([(c, Position("k1", n)) for c in CHANNELS], b'{"n":%d}' % n) for n in range(1, 41)]
         await soon(asyncio.gather(*told))
@@ -160,11 +160,11 @@ async def test_the_progress_of_jobs_is_kept_on_the_shard_of_its_key(shards: Shar
     jobs = [f"job{n}" for n in range(9)]
     async with publishing(shards) as (publisher, cluster):
         channels = [Channel("default", f"job:{job}") for job in jobs]
-        async with listening(shards.url, *map(topic, channels)) as found:
+        async with listening(shards.url, *map(SCOPE.topic, channels)) as found:
             for n, (job, channel) in enumerate(zip(jobs, channels, strict=True)):
                 await publisher.progress([channel], Progress(job, n / 10))
             await until(lambda: len(found.heard) == 9)
-        key = "pushsvc:progress:job3"
+        key = SCOPE.key("progress", "job3")
         await shards.move(key, other_than(shards, shards.owner(key)))
         for n, job in enumerate(jobs):
             kept = await soon(publisher.last_progress(job))
@@ -178,7 +178,7 @@ async def test_the_progress_of_jobs_is_kept_on_the_shard_of_its_key(shards: Shar
 async def test_a_key_on_its_way_to_another_node_is_found(shards: Shards) -> None:
     """ASK: the slot is still the one node's, and a key that it does not hold is the other's already."""
     async with publishing(shards) as (publisher, cluster):
-        key = "pushsvc:progress:asked"
+        key = SCOPE.key("progress", "asked")
         source = shards.owner(key)
         to = other_than(shards, source)
         slot = key_slot(key.encode())
@@ -196,9 +196,9 @@ async def test_a_key_on_its_way_to_another_node_is_found(shards: Shards) -> None
 
 async def test_a_whole_node_hears_its_events_over_the_cluster(shards: Shards, settings: Settings) -> None:
     settings = Settings.model_validate(settings.model_dump() | {"bus_url": shards.url})
-    async with serving(settings) as node, opened(settings) as kit, publishing(shards) as (publisher, _):
-        kit.publisher = publisher
-        users = {topic(Channel("default", f"user:{name}")): name for name in "abcdefgh"}
+    async with serving(settings) as node, opened(settings) as kit, publishing(shards) as (_, cluster):
+        kit.publisher = Publisher(cluster, kit.scope)
+        users = {kit.scope.topic(Channel("default", f"user:{name}")): name for name in "abcdefgh"}
         shards.topics(users)
         clients = {
             name: (WebSocketSubscriber if n % 2 else LongPollSubscriber)(node, name)
@@ -230,9 +230,9 @@ async def test_a_user_with_the_documented_rights_is_enough(shards: Shards) -> No
         rights = ["on", ">p@ss", "~pushsvc:*", "resetchannels", "&pushsvc:*", "-@all", *allowed]
         node.client.execute_command("ACL", "SETUSER", "app", "reset", *rights)
     shards_url = shards.url.replace("//", "//app:p%40ss@")
-    names = [topic(channel) for channel in CHANNELS]
+    names = [SCOPE.topic(channel) for channel in CHANNELS]
     cluster = connect_bus(shards_url)
-    publisher = Publisher(cluster)
+    publisher = Publisher(cluster, SCOPE)
     async with listening(shards_url, *names) as found:
         await soon(publisher.event([(channel, Position("k1", 1)) for channel in CHANNELS], b"{}"))
         await soon(publisher.progress(CHANNELS, Progress("j", 0.5)))

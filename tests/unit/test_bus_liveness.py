@@ -21,7 +21,7 @@ from pushsvc.settings import Settings
 from ..contract.drivers import WebSocketSubscriber, take
 from ..contract.kit import opened, soon, until
 from ..contract.node import serving
-from .bus_support import Listening, listening
+from .bus_support import SCOPE, Listening, listening
 
 TLS = Path(__file__).parent / "tls"
 
@@ -120,7 +120,7 @@ async def test_a_reader_too_slow_for_redis_is_dropped_and_reads_from_postgresql_
         async with serving(settings) as node, opened(settings) as kit:
             client = WebSocketSubscriber(node)
             await client.open(["user:me"], None)
-            kit.publisher = Publisher(connect(valkey.url))
+            kit.publisher = Publisher(connect(valkey.url), kit.scope)
             await kit.finish([0, value])
             assert (await soon(client.next_event())).data[0] == 0
             (line,) = node.hub._bus._lines.values()
@@ -146,7 +146,7 @@ async def test_a_message_that_is_refused_is_said_later_and_keeps_none_of_the_oth
 ) -> None:
     monkeypatch.setattr(publisher_module, "AGAIN_AFTER", 0.02)
     client = connect(valkey.url.replace("//", "//teller:x@"))
-    publisher = Publisher(client)
+    publisher = Publisher(client, SCOPE)
     with redis.Redis.from_url(valkey.url) as admin:
         admin.acl_setuser("teller", enabled=True, passwords=["+x"], commands=["+@all"], channels=["t"])
         async with listening(valkey.url, "t", "u") as found:
@@ -166,7 +166,7 @@ async def test_a_message_that_is_refused_is_said_later_and_keeps_none_of_the_oth
 async def test_what_waits_to_be_said_again_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publisher_module, "UNSAID_LIMIT", 1000)
     client = connect("redis://127.0.0.1:1")
-    publisher = Publisher(client)
+    publisher = Publisher(client, SCOPE)
     for n in range(50):
         await soon(publisher._put([(f"t{n}", b"x" * 100)]))
     assert list(publisher._unsaid) == [f"t{n}" for n in range(40, 50)]

@@ -30,7 +30,7 @@ def due(in_seconds: float = 0.0) -> Queued:
 
 def stock(kit: Kit, job: str) -> Job:
     """ARQ's own view of a job."""
-    return Job(job, kit.redis, _queue_name=kit.queue.name, _deserializer=wire.load)
+    return Job(kit.queue.arq_id(job), kit.redis, _queue_name=kit.queue.name, _deserializer=wire.load)
 
 
 async def tokens(kit: Kit) -> int:
@@ -104,7 +104,7 @@ async def test_jobs_that_a_stock_worker_runs_are_passed_over(kit: Kit) -> None:
     jobs = [due(-10 - n) for n in range(200)]
     await kit.queue.enqueue(jobs)
     for job in jobs[1:]:
-        await kit.redis.set(f"arq:in-progress:{job.id}", b"1", px=60_000)
+        await kit.redis.set(f"arq:in-progress:{kit.queue.arq_id(job.id)}", b"1", px=60_000)
     claimed: list[str] = []
 
     async def found() -> bool:
@@ -128,7 +128,7 @@ async def test_a_lease_that_ran_out_gives_the_job_back(kit: Kit) -> None:
 
     await until(back)
     assert claimed == [job.id]
-    assert await kit.redis.get(f"arq:in-progress:{job.id}") == b"alive"
+    assert await kit.redis.get(f"arq:in-progress:{kit.queue.arq_id(job.id)}") == b"alive"
 
 
 async def test_a_renewed_lease_keeps_the_job(kit: Kit) -> None:
@@ -136,7 +136,7 @@ async def test_a_renewed_lease_keeps_the_job(kit: Kit) -> None:
     await kit.queue.enqueue([job])
     claimed = await kit.queue.claim(1, 0.2, "w")
     await kit.queue.renew(claimed.ids, 60, "w")
-    assert await kit.redis.pttl(f"arq:in-progress:{job.id}") > 50_000
+    assert await kit.redis.pttl(f"arq:in-progress:{kit.queue.arq_id(job.id)}") > 50_000
     again = await kit.queue.claim(1, 60, "other")
     assert again.ids == []
     assert again.next_due is not None
@@ -248,7 +248,7 @@ async def test_nothing_in_redis_is_pickled(kit: Kit) -> None:
             continue
         value = await kit.redis.get(key)
         assert isinstance(value, bytes)
-        prefix = key.decode().rpartition(":")[0]
+        prefix = key.decode().replace(f":{kit.scope.id}", "").rpartition(":")[0]
         seen.add(prefix)
         if prefix == "arq:in-progress":
             assert value == b"w"
@@ -277,7 +277,7 @@ async def test_the_scripts_survive_a_script_flush(kit: Kit) -> None:
 async def test_two_queues_do_not_mix(kit: Kit) -> None:
     from pushsvc.bus import Queue
 
-    other = Queue(kit.redis, kit.blocking, "arq:other")
+    other = Queue(kit.redis, kit.blocking, kit.scope, "arq:other")
     await other.enqueue([due(-1)])
     assert (await kit.queue.claim(1, 60, "w")).ids == []
     assert not await kit.queue.token(0.01)

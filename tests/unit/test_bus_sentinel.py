@@ -22,7 +22,7 @@ from ..conftest import SECRET
 from ..contract.drivers import WebSocketSubscriber
 from ..contract.kit import soon, until
 from ..contract.node import serving
-from .bus_support import Listening, listening
+from .bus_support import SCOPE, Listening, listening
 from .redis_servers import Guarded
 
 
@@ -122,7 +122,7 @@ async def test_a_demoted_master_ends_what_waits_on_it_and_is_left(
 ) -> None:
     monkeypatch.setattr(sentinel_module, "ASK_EVERY", 0.0)
     client, blocking = connect(guarded.url), connect(guarded.url, blocking=True)
-    queue = Queue(client, blocking)
+    queue = Queue(client, blocking, SCOPE)
     old = guarded.master
     assert await client.ping()
     waiting = asyncio.create_task(queue.token(5.0))
@@ -213,7 +213,7 @@ async def test_an_unknown_master_is_no_connection_until_there_is_one(guarded: Gu
     try:
         with pytest.raises(FAULTS):
             await soon(client.ping())
-        await soon(Publisher(client).cancel("j"))
+        await soon(Publisher(client, SCOPE).cancel("j"))
         assert not found.subscriber.connected
     finally:
         await found.subscriber.stop()

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from pushsvc import telemetry, wire
-from pushsvc.bus import CANCEL_TOPIC, Ear, Publisher, Subscriber, channel_of, connect, topic
+from pushsvc.bus import Ear, Publisher, Scope, Subscriber, connect
 from pushsvc.bus import line as line_module
 from pushsvc.bus.line import Line
 from pushsvc.dev.valkey import EmbeddedValkey
@@ -21,6 +21,7 @@ from pushsvc.domain import Channel, Position, Progress
 from pushsvc.errors import SettingsError
 
 from ..contract.kit import me, soon, until
+from .bus_support import SCOPE
 
 
 class Heard:
@@ -307,14 +308,17 @@ async def test_connecting_and_losing_are_measured(redis_url: str) -> None:
 
 @pytest.mark.parametrize("name", ["user:me", "group:a:b", "user:ä,@%🚀", "job:01J"])
 def test_a_topic_stands_for_exactly_one_channel(name: str) -> None:
-    assert channel_of(topic(Channel("default", name))) == Channel("default", name)
+    own, topic = Channel("default", name), SCOPE.topic
+    others = [Channel("default", name + "x"), Channel("defaul", f"t:{name}"), Channel("", name)]
+    foreign = [Scope("other", lambda: "a database"), Scope("tests", lambda: "another"), Scope("t", lambda: "ests")]
+    assert topic(own) not in {SCOPE.cancels, *map(topic, others), *(scope.topic(own) for scope in foreign)}
 
 
 async def test_events_are_published_in_the_order_in_which_they_were_handed_over(redis_url: str) -> None:
     client = connect(redis_url)
-    publisher = Publisher(client)
+    publisher = Publisher(client, SCOPE)
     async with hearing(redis_url) as (subscriber, heard):
-        await soon(subscriber.subscribe(topic(me())))
+        await soon(subscriber.subscribe(SCOPE.topic(me())))
         positions = [Position("k1", n) for n in range(1, 1201)]
         told = [publisher.event([(me(), position)], b'{"n":%d}' % position.offset) for position in positions]
         await soon(asyncio.gather(*told))
@@ -326,7 +330,7 @@ async def test_events_are_published_in_the_order_in_which_they_were_handed_over(
 
 async def test_without_redis_publishing_raises_nothing() -> None:
     client = connect("redis://127.0.0.1:1")
-    publisher = Publisher(client)
+    publisher = Publisher(client, SCOPE)
     await soon(publisher.event([(me(), Position("k1", 1))], b"{}"))
     await soon(publisher.progress([me()], Progress("j", 0.5)))
     await soon(publisher.cancel("j"))
@@ -337,9 +341,9 @@ async def test_without_redis_publishing_raises_nothing() -> None:
 async def test_a_cancel_reaches_whoever_listens_for_them(redis_url: str) -> None:
     client = connect(redis_url)
     async with hearing(redis_url) as (subscriber, heard):
-        await soon(subscriber.subscribe(CANCEL_TOPIC))
-        await Publisher(client).cancel("01J")
-        await until(lambda: heard.messages == [(CANCEL_TOPIC, b"01J")])
+        await soon(subscriber.subscribe(SCOPE.cancels))
+        await Publisher(client, SCOPE).cancel("01J")
+        await until(lambda: heard.messages == [(SCOPE.cancels, b"01J")])
     await client.aclose(close_connection_pool=True)
 
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from pushsvc import wire
-from pushsvc.bus import Publisher, topic
+from pushsvc.bus import Publisher
 from pushsvc.domain import Channel, Job, Place, Position, Progress, new_job_id
 from pushsvc.errors import NotFound
 from pushsvc.hub import Hub, tops
@@ -151,7 +151,7 @@ async def test_a_result_that_is_committed_and_published_during_the_reading_comes
             page = await super().read(channel, place, limit)
             return await super().read(channel, place, limit) if await in_between("read") else page
 
-    async with running(Hub(Slow(kit.postgres), kit.settings.bus, top_check=3600)) as hub:
+    async with running(Hub(Slow(kit.postgres), kit.settings.bus, kit.scope, top_check=3600)) as hub:
         for _ in range(10):
             ear = Ear()
             start = (await kit.events.states([me()]))[me()].end
@@ -314,7 +314,7 @@ async def test_a_message_of_a_former_epoch_does_not_keep_the_hub_reading_for_eve
             reads += 1
             return await super().read(channel, place, limit)
 
-    async with running(Hub(Counting(kit.postgres), kit.settings.bus, top_check=3600)) as hub:
+    async with running(Hub(Counting(kit.postgres), kit.settings.bus, kit.scope, top_check=3600)) as hub:
         ear = Ear()
         await hub.attach(ear, me(), "now")
         await kit.publisher.event([(me(), Position("k0", 99))], b'{"stale":1}')
@@ -333,7 +333,7 @@ async def test_what_is_no_message_of_ours_is_ignored(kit: Kit, hub: Hub) -> None
     ear = Ear()
     await hub.attach(ear, me(), "now")
     for garbage in (b"", b"z whatever", b"e", b"e nonsense {}", b"\xff\xfe", b"p"):
-        await kit.redis.publish(topic(me()), garbage)
+        await kit.redis.publish(kit.scope.topic(me()), garbage)
     await kit.finish(1)
     await until(lambda: ear.heard)
     assert ear.offsets() == [1]
@@ -353,7 +353,7 @@ async def test_a_killed_subscriber_connection_loses_nothing(kit: Kit, hub: Hub) 
 async def test_while_redis_is_away_the_database_is_asked_instead(kit: Kit) -> None:
     """A bus that never answers: results come a little later, and in order."""
     async with opened(kit.settings):
-        hub = Hub(kit.events, "redis://127.0.0.1:1", top_check=3600)
+        hub = Hub(kit.events, "redis://127.0.0.1:1", kit.scope, top_check=3600)
         hub.start()
         try:
             ear = Ear()
@@ -468,7 +468,7 @@ async def test_detaching_while_catching_up_ends_delivery(kit: Kit) -> None:
             return page
 
     await kit.finish_many(range(3), publish=False)
-    async with running(Hub(Held(kit.postgres), kit.settings.bus, top_check=3600)) as hub:
+    async with running(Hub(Held(kit.postgres), kit.settings.bus, kit.scope, top_check=3600)) as hub:
         ear = Ear()
         attaching = asyncio.create_task(hub.attach(ear, me(), await start_of(kit)))
         await reading.wait()
@@ -585,7 +585,7 @@ async def test_a_channel_without_listeners_is_kept_a_while_and_then_forgotten(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def subscribed() -> int:
-        answer = await kit.redis.execute_command("PUBSUB", "NUMSUB", topic(me()))  # type: ignore[no-untyped-call]
+        answer = await kit.redis.execute_command("PUBSUB", "NUMSUB", kit.scope.topic(me()))  # type: ignore[no-untyped-call]
         return int(answer[1])
 
     async with running(kit.hub(top_check=0.05)) as hub:
@@ -672,7 +672,7 @@ async def test_a_thousand_listeners_get_an_event_in_one_turn(kit: Kit, hub: Hub)
     ears = [Ear(direct=True) for _ in range(1000)]
     began = time.monotonic()
     await asyncio.gather(*(hub.attach(ear, me(), "now") for ear in ears))
-    await Publisher(kit.redis).event([], b"")
+    await Publisher(kit.redis, kit.scope).event([], b"")
     await kit.finish(1)
     await until(lambda: all(ear.heard for ear in ears))
     assert {ear.offsets()[0] for ear in ears} == {1}

@@ -79,7 +79,7 @@ def now(seconds: float) -> datetime:
 async def test_an_accepted_job_is_stored_and_then_queued(kit: Kit) -> None:
     job = await submit(submitter(kit), run_at=now(3600))
     assert (job.owner, job.status, job.name) == ("me", JobStatus.QUEUED, "report")
-    arq = ArqJob(job.id, kit.redis, _queue_name=kit.queue.name, _deserializer=wire.load)
+    arq = ArqJob(kit.queue.arq_id(job.id), kit.redis, _queue_name=kit.queue.name, _deserializer=wire.load)
 
     async def deferred() -> bool:
         return await arq.status() is ArqStatus.deferred
@@ -170,7 +170,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_again(kit: Kit) -> Non
 
 async def test_without_redis_a_job_is_accepted_all_the_same(kit: Kit) -> None:
     away = connect("redis://127.0.0.1:1")
-    to = Submitter(offered(kit.settings).jobs, kit.jobs, Queue(away, away), kit.settings)
+    to = Submitter(offered(kit.settings).jobs, kit.jobs, Queue(away, away, kit.scope), kit.settings)
     job = await soon(submit(to))
     assert (await kit.jobs.get("default", job.id)) == job
     await away.aclose(close_connection_pool=True)
@@ -300,7 +300,7 @@ async def test_without_redis_a_sweep_does_what_it_can(kit: Kit) -> None:
     away = connect("redis://127.0.0.1:1")
     queued = (await kit.store(submission(deadline=now(-1)))).id
     await kit.store(submission())
-    sweep = Sweeper(kit.postgres, kit.jobs, kit.retention, Queue(away, away), kit.announcer, kit.settings)
+    sweep = Sweeper(kit.postgres, kit.jobs, kit.retention, Queue(away, away, kit.scope), kit.announcer, kit.settings)
     await soon(sweep.sweep())
     assert (await state(kit, queued))[0] is JobStatus.EXPIRED
     await away.aclose(close_connection_pool=True)

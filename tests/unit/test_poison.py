@@ -10,13 +10,13 @@ import asyncpg
 import pytest
 
 from pushsvc import tasks
-from pushsvc.bus import Publisher, Subscriber, topic
+from pushsvc.bus import Publisher, Subscriber
 from pushsvc.domain import Channel, Position
 from pushsvc.hub import Hub
 from pushsvc.hub.feed import Feed
 from pushsvc.jobs import Sweeper
 from pushsvc.settings import Settings
-from pushsvc.store import Retention
+from pushsvc.store import Published, Requeue, Retention
 from pushsvc.store.batching import Batcher
 from pushsvc.transports.sweep import SHARES, Sweep
 
@@ -39,15 +39,40 @@ def sweeper(kit: Kit) -> Sweeper:
 
 
 async def test_a_job_that_can_not_be_ended_keeps_nobody_from_being_swept(kit: Kit) -> None:
-    """Its retention is beyond all time, so that the statement which ends it fails."""
+    """No version comes after its own, so that the statement which ends it fails."""
     bad, overdue, lapsed, missing = [(await kit.jobs.insert(submission())).job.id for _ in range(4)]
     await kit.jobs.start([bad, overdue, lapsed], "a dead worker", 0.0)
-    await kit.postgres.fetch("UPDATE pushsvc.jobs SET retention = 'infinity' WHERE id = $1", bad)
+    await kit.postgres.fetch("UPDATE pushsvc.jobs SET version = 2147483647 WHERE id = $1", bad)
     await kit.postgres.fetch("UPDATE pushsvc.jobs SET deadline = now() WHERE id = ANY($1)", [bad, overdue])
     await sweeper(kit).sweep()
     states = {row["id"]: row["status"] for row in await kit.postgres.fetch("SELECT id, status FROM pushsvc.jobs")}
     assert states == {bad: "running", overdue: "expired", lapsed: "running", missing: "queued"}
     assert await kit.queue.missing([lapsed, missing]) == []
+
+
+@pytest.mark.parametrize("retention", ["Infinity", "-Infinity", "NaN", "1e300", "-1"])
+async def test_whatever_stands_in_a_row_for_its_retention_it_ends_like_others(kit: Kit, retention: str) -> None:
+    jobs = [(await kit.jobs.insert(submission())).job for _ in range(3)]
+    await kit.postgres.fetch(
+        "UPDATE pushsvc.jobs SET retention = $2::text::float, max_attempts = 32767, attempt = 32767, failures = 32766"
+        " WHERE id = $1",
+        jobs[1].id,
+        retention,
+    )
+    claims = await kit.jobs.start([job.id for job in jobs], "w", 60)
+    assert set(claims) == {job.id for job in jobs}
+    requeued = Requeue(jobs[1].id, claims[jobs[1].id].job.version, 0.0, "failed")
+    assert await kit.jobs.requeue(requeued) is not None
+    again = await kit.jobs.start([jobs[1].id], "w", 60)
+    versions = {job: claim.job.version for job, claim in (claims | again).items()}
+    ended = await asyncio.gather(*(kit.jobs.finish(succeeded(job.id, versions[job.id])) for job in jobs))
+    assert all(finished is not None for finished in ended)
+    await kit.events.publish(Published("evt_1", Channel("default", "user:me"), b"{}", float(retention)))
+    await kit.retention.purge_published(10)
+    await kit.retention.purge(10)
+    left = {row["id"] for row in await kit.postgres.fetch("SELECT id FROM pushsvc.jobs")}
+    assert left >= {jobs[0].id, jobs[2].id}
+    assert await kit.events.read(Channel("default", "user:me"), "start") is not None
 
 
 async def test_a_row_that_somebody_has_locked_keeps_no_other_lease_from_being_renewed(kit: Kit) -> None:
@@ -112,13 +137,13 @@ BAD = Channel("default", "user:a\ud800")
 
 async def test_a_topic_that_can_not_be_written_is_refused_and_the_others_are_heard(kit: Kit) -> None:
     heard: list[bytes] = []
-    good = topic(Channel("default", "user:me"))
+    good = kit.scope.topic(Channel("default", "user:me"))
     subscriber = Subscriber(kit.settings.bus, {good.encode(): heard.extend})
     subscriber.start()
     try:
         await until(lambda: subscriber.connected)
         with pytest.raises(ValueError):
-            await subscriber.subscribe_all([good, topic(BAD)])
+            await subscriber.subscribe_all([good, kit.scope.topic(BAD)])
         assert await subscriber.subscribe(good)
         subscriber.renew()
         await until(lambda: not subscriber.connected)
@@ -130,7 +155,7 @@ async def test_a_topic_that_can_not_be_written_is_refused_and_the_others_are_hea
 
 
 async def test_a_channel_that_can_not_be_named_leaves_the_hub_as_it_was(kit: Kit) -> None:
-    hub = Hub(kit.events, kit.settings.bus)
+    hub = Hub(kit.events, kit.settings.bus, kit.scope)
     async with running(hub):
         ear, me = Ear(), Channel("default", "user:me")
         with pytest.raises(ValueError):
@@ -150,7 +175,7 @@ async def test_a_channel_whose_state_can_not_be_read_keeps_no_other_from_being_c
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was logged and never published is found for the others."""
-    hub = Hub(kit.events, kit.settings.bus, top_check=0.02)
+    hub = Hub(kit.events, kit.settings.bus, kit.scope, top_check=0.02)
     states = kit.events.states
 
     async def poisoned(channels: Sequence[Channel]) -> Any:
@@ -190,15 +215,15 @@ def test_a_connection_that_raises_ends_and_the_others_hear_all(direct: bool) -> 
 
 
 async def test_a_message_that_can_not_be_taken_keeps_back_none_before_or_behind_it(kit: Kit) -> None:
-    hub = Hub(kit.events, kit.settings.bus)
+    hub = Hub(kit.events, kit.settings.bus, kit.scope)
     async with running(hub):
         ear = Ear(direct=True)
         channel = Channel("default", "user:me")
         await hub.attach(ear, channel, "now")
         feed = hub._feeds[channel]
         sent: list[bytes] = []
-        hub._ears[topic(channel).encode()] = sent.extend
-        publisher = Publisher(kit.redis)
+        hub._ears[kit.scope.topic(channel).encode()] = sent.extend
+        publisher = Publisher(kit.redis, kit.scope)
         for _ in range(2):
             job = (await kit.jobs.insert(submission())).job
             await kit.jobs.start([job.id], "w", 8.0)

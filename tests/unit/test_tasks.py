@@ -22,6 +22,7 @@ from pushsvc.settings import Settings
 from pushsvc.store import EventStore, Postgres
 
 from ..contract.kit import soon, until
+from .bus_support import SCOPE
 
 PACKAGE = Path(pushsvc.__file__).parent
 
@@ -304,7 +305,7 @@ async def a_whole_service(settings: Settings) -> AsyncIterator[tuple[Service, Hu
         return 1
 
     async with Postgres(settings.need("database_url")) as postgres:
-        hub = Hub(EventStore(postgres), settings.bus, top_check=0.02)
+        hub = Hub(EventStore(postgres), settings.bus, SCOPE, top_check=0.02)
         working = asyncio.create_task(service.work(stopping))
         hub.start()
         try:

@@ -158,7 +158,7 @@ async def test_when_the_store_goes_away_under_a_resume_the_client_is_told_to_com
             raise Unavailable
 
     await kit.finish_many(range(3))
-    async with running(Hub(Away(kit.postgres), kit.settings.bus, top_check=3600)) as hub:
+    async with running(Hub(Away(kit.postgres), kit.settings.bus, kit.scope, top_check=3600)) as hub:
         socket = Wire()
         session = Session(desk(kit, hub), socket)
         session.received(hello(cursor="start"))
@@ -263,7 +263,7 @@ async def test_an_event_that_found_no_room_is_not_skipped_by_the_cursor(kit: Kit
                 await asyncio.sleep(0)
             return page
 
-    async with running(Hub(Busy(kit.postgres), kit.settings.bus, top_check=3600)) as hub:
+    async with running(Hub(Busy(kit.postgres), kit.settings.bus, kit.scope, top_check=3600)) as hub:
         await kit.finish("waiting", owner=None, channels=("group:second",))
         filling = True
         answer = await poll(kit, hub, "group:first", "group:second", limit=2)
