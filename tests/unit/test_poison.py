@@ -64,7 +64,7 @@ async def test_whatever_stands_in_a_row_for_its_retention_it_ends_like_others(ki
     requeued = Requeue(jobs[1].id, claims[jobs[1].id].job.version, 0.0, "failed")
     assert await kit.jobs.requeue(requeued) is not None
     again = await kit.jobs.start([jobs[1].id], "w", 60)
-    versions = {job: claim.job.version for job, claim in (claims | again).items()}
+    versions = {job: claim.job.version for job, claim in {**claims, **again}.items()}
     ended = await asyncio.gather(*(kit.jobs.finish(succeeded(job.id, versions[job.id])) for job in jobs))
     assert all(finished is not None for finished in ended)
     await kit.events.publish(Published("evt_1", Channel("default", "user:me"), b"{}", float(retention)))
