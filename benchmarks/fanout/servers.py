@@ -19,6 +19,7 @@ import httpx
 import psutil
 
 from pushsvc.access import Tokens
+from pushsvc.bus.subscriber import TOLD_AGAIN_AFTER
 
 from . import naive
 from .messages import GROUP
@@ -64,6 +65,8 @@ class Server(ABC):
     name: str = field(default="", init=False)
     effort: float = field(default=1.0, init=False)
     most: int = field(default=100_000, init=False)
+    settled_after: float = field(default=0.0, init=False)
+    """Seconds from its start until it does nothing more by itself."""
 
     @abstractmethod
     def command(self, port: int) -> list[str]: ...
@@ -101,6 +104,7 @@ class Server(ABC):
             pid = self.served_by(process)
             if self.core is not None:
                 psutil.Process(pid).cpu_affinity([self.core])
+            time.sleep(self.settled_after)
             yield self.way(port, pid)
         finally:
             process.send_signal(signal.SIGTERM)
@@ -115,6 +119,9 @@ class Pushsvc(Server):
     """`pushsvc serve`: every subscriber is a user of its own, with a token of its own, in its inbox and a group."""
 
     name = "pushsvc"
+    # Some seconds after it has connected to Redis, it looks in PostgreSQL for what it may have missed. There it would
+    # find the events that have been stored and are still to be published, and deliver them before their turn.
+    settled_after = max(TOLD_AGAIN_AFTER) + 1.0
 
     def command(self, port: int) -> list[str]:
         return [sys.executable, "-m", "pushsvc", "serve", "benchmarks.app:service", "--port", str(port)]
@@ -125,7 +132,7 @@ class Pushsvc(Server):
             "PUSHSVC_REDIS_URL": self.engines.redis_url,
             "PUSHSVC_SECRET": SECRET,
             "PUSHSVC_LOG_LEVEL": "warning",
-            # Here events are in PostgreSQL for a while before they are published: nobody is to look for them.
+            # For the same reason it is not to look later on, either.
             "PUSHSVC_TOP_CHECK": "1h",
         }
 
