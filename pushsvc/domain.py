@@ -280,6 +280,12 @@ class Principal:
         """By what its connections and requests are counted."""
         return self.tenant, self.subject
 
+    def left(self, most: float) -> float:
+        """Seconds until its token expires, from 0 to `most`: nothing that waits for it waits longer."""
+        if self.expires_at is None:
+            return most
+        return min(most, max(0.0, (self.expires_at - datetime.now(UTC)).total_seconds()))
+
 
 @dataclass(frozen=True, slots=True)
 class Revocation:

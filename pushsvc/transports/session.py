@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from .. import telemetry, wire
@@ -76,6 +76,13 @@ class Desk:
     connections: Slots[Connection]
     rate: Rate
     prefix: str = ""
+
+    async def cursor(self, principal: Principal, device: Device | None, text: str | None) -> Cursor:
+        """Where one goes on from who says this: at the cursor; without one, at what the device has acknowledged last;
+        without either, at what comes from now on. An empty cursor is none. Raises BadCursor."""
+        if not text and device is not None:
+            return Cursor(await self.positions.acked(device))
+        return Cursor.parse(text, self.settings.cursor_limit)
 
 
 class Session:
@@ -240,14 +247,13 @@ class Session:
         need_scope(principal, "read")
         if frame.device is not None:
             self._device = Device(principal.tenant, principal.subject, frame.device)
-        if frame.cursor is None and self._device is not None:
-            cursor = Cursor(await self._desk.positions.acked(self._device))
-        else:
-            cursor = Cursor.parse(frame.cursor, self._desk.settings.cursor_limit)
+        cursor = await self._desk.cursor(principal, self._device, frame.cursor)
         if self._closed:
             return
         self._desk.connections.take(principal.holder, self)
         self._principal, self._who = principal, None
+        # It may have been revoked while the device was looked up, when nobody was here to be told.
+        self._desk.tokens.need_valid(principal)
         self._end_with(principal)
         ping = self._desk.settings.ping
         about = {
@@ -305,8 +311,7 @@ class Session:
             self._timer.cancel()
             self._timer = None
         if principal.expires_at is not None:
-            left = (principal.expires_at - datetime.now(UTC)).total_seconds()
-            self._timer = asyncio.get_running_loop().call_later(max(left, 0.0), self._expired)
+            self._timer = asyncio.get_running_loop().call_later(principal.left(math.inf), self._expired)
 
     def _expired(self) -> None:
         self._timer = None

@@ -11,7 +11,6 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
@@ -80,6 +79,7 @@ class EventStream:
             bound_send_buffer(transport)
         attaching: asyncio.Task[None] | None = None
         with self._desk.connections.held(self._principal.holder, self):
+            self._desk.tokens.need_valid(self._principal)
             try:
                 attaching = asyncio.create_task(self._attach())
                 await self._serve(receive, await self._located)
@@ -230,14 +230,12 @@ class EventStream:
         return b"".join(parts)
 
     def _set_timer(self) -> None:
-        pause = self._desk.settings.ping
-        if self._principal.expires_at is not None:
-            pause = min(pause, max(0.0, (self._principal.expires_at - datetime.now(UTC)).total_seconds()))
+        pause = self._principal.left(self._desk.settings.ping)
         self._timer = asyncio.get_running_loop().call_later(pause, self._tick)
 
     def _tick(self) -> None:
         """Say that we are there, which also finds out whether the client is; end with the token."""
-        if self._principal.expires_at is not None and self._principal.expires_at <= datetime.now(UTC):
+        if not self._principal.left(1.0):
             self._end()
             return
         with tolerated("pinging an event stream"):

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from .. import wire
-from ..domain import JOB_EPOCH, Channel, Job, Position, job_channel
-from ..hub import Hub
+from ..domain import JOB_EPOCH, Channel, Job, Position, Principal, job_channel
+from ..errors import TooManyConnections
 from ..wire import Delivery
+from .session import Desk
 
 
 class _Final:
@@ -37,17 +38,32 @@ class _Final:
     def drain(self) -> None:
         self.over.set()
 
+    def revoked(self) -> None:
+        """Some tokens of its principal are void: answer now, whichever they are."""
+        self.over.set()
 
-async def until_final(hub: Hub, job: Job, wait: float) -> bool:
-    """True when the job has finished within `wait` seconds. Raises NotFound if it is gone."""
+
+async def until_final(desk: Desk, principal: Principal, job: Job, wait: float) -> bool:
+    """True when the job has finished within `wait` seconds, while the principal's token is good.
+
+    It counts as one of the principal's connections; one who has as many as it may does not wait. Raises NotFound if
+    the job is gone.
+    """
     if job.status.terminal:
         return True
     listener = _Final()
+    with suppress(TooManyConnections), desk.connections.held(principal.holder, listener):
+        return await _finished(desk, principal, listener, job, wait)
+    return False
+
+
+async def _finished(desk: Desk, principal: Principal, listener: _Final, job: Job, wait: float) -> bool:
     try:
+        desk.tokens.need_valid(principal)
         channel = Channel(job.tenant, job_channel(job.id))
-        await hub.attach(listener, channel, Position(JOB_EPOCH, job.version))
+        await desk.hub.attach(listener, channel, Position(JOB_EPOCH, job.version))
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(listener.over.wait(), wait)
+            await asyncio.wait_for(listener.over.wait(), principal.left(wait))
         return listener.finished
     finally:
-        hub.leave(listener)
+        desk.hub.leave(listener)

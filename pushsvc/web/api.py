@@ -61,7 +61,10 @@ class Api:
 
     async def own_job(self, request: Request, scope: str = "read") -> Job:
         """The job of the path's id. Raises NotFound when it is foreign or unknown: which, is not said."""
-        principal = self.principal(request, scope)
+        return await self.job_of(self.principal(request, scope), request)
+
+    async def job_of(self, principal: Principal, request: Request) -> Job:
+        """The same, of whoever has been asked already."""
         key = request.path_params["id"]
         job = await self.jobs.get(principal.tenant, key) if is_job_id(key) else None
         if job is None or not owns(principal, job):

@@ -59,8 +59,10 @@ class Events:
         cursor = await self._cursor(request, principal, request.query_params.get("cursor"))
         poll = Poll(limit, api.prefix)
         with api.desk.connections.held(principal.holder, poll):
+            api.tokens.need_valid(principal)
             # Who asks for the head alone has no use for waiting.
-            work = asyncio.create_task(poll.run(api.hub, channels, cursor, 0 if request.method == "HEAD" else wait))
+            wait = 0 if request.method == "HEAD" else principal.left(wait)
+            work = asyncio.create_task(poll.run(api.hub, channels, cursor, wait))
             body = await _unless_gone(request, work)
         return Response(body, 200, {"Cache-Control": "no-store"}, JSON)
 
@@ -132,11 +134,11 @@ class Events:
 
         Raises BadCursor, BadRequest.
         """
-        device = request.query_params.get("device")
-        if text or device is None:
-            return Cursor.parse(text, self._api.settings.cursor_limit)
-        name = check_name(device, "a device", 100)
-        return Cursor(await self._api.desk.positions.acked(Device(principal.tenant, principal.subject, name)))
+        name = request.query_params.get("device")
+        device = None
+        if name is not None:
+            device = Device(principal.tenant, principal.subject, check_name(name, "a device", 100))
+        return await self._api.desk.cursor(principal, device, text)
 
 
 def _turn_away(session: Session, refusal: PushsvcError | None) -> None:

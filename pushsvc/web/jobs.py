@@ -45,7 +45,7 @@ class Jobs:
         headers = {"Location": api.views.path(job, root(request))}
         if wait is not None:
             headers["Preference-Applied"] = f"wait={wait:g}"
-            if await until_final(api.hub, job, wait):
+            if await until_final(api.desk, principal, job, wait):
                 job = await api.jobs.get(job.tenant, job.id) or job
                 return Response(await api.views.view(job, mark=mark, prefix=root(request)), 200, headers, JSON)
         view = await api.views.view(job, submitted.cursor, mark, root(request))
@@ -53,11 +53,12 @@ class Jobs:
 
     async def status(self, request: Request) -> Response:
         api = self._api
-        job = await api.own_job(request)
+        principal = api.principal(request, "read")
+        job = await api.job_of(principal, request)
         wait = prefer_wait(request, api.settings.wait_limit)
         if "wait" in request.query_params:
             wait = query_number(request, "wait", 0, 0, api.settings.wait_limit)
-        if wait and not job.status.terminal and await until_final(api.hub, job, wait):
+        if wait and not job.status.terminal and await until_final(api.desk, principal, job, wait):
             job = await api.jobs.get(job.tenant, job.id) or job
         if job.status.terminal and _wants_html(request):
             return RedirectResponse(f"{api.views.path(job, root(request))}/result", 303)
@@ -86,7 +87,10 @@ class Jobs:
 
     async def cancel(self, request: Request) -> Response:
         api = self._api
-        job = await api.canceller.cancel(await api.own_job(request, "submit"), request.query_params.get("mark"))
+        mark = request.query_params.get("mark")
+        if mark is not None:
+            check_name(mark, "a mark", 100)
+        job = await api.canceller.cancel(await api.own_job(request, "submit"), mark)
         return Response(
             await api.views.view(job, prefix=root(request)),
             202,

@@ -215,6 +215,7 @@ class StreamSubscriber(Subscriber):
 
     async def open(self, channels: Sequence[str], cursor: str | None) -> None:
         query = {"channels": ",".join([self._inbox, *channels])} | ({"device": self._device} if self._device else {})
+        query |= {"cursor": ""} if cursor == "" else {}
         headers = {"Last-Event-ID": cursor} if cursor else {}
         request = self._http.build_request("GET", "/v1/events/stream", params=query, headers=headers)
         self._response = await soon(self._http.send(request, stream=True))
@@ -271,7 +272,8 @@ class LongPollSubscriber(Subscriber):
     async def _poll(self, wait: float) -> bool:
         """Whether something came."""
         query: dict[str, Any] = {"channels": ",".join(self._channels), "wait": wait, "limit": self._limit}
-        query |= {"cursor": self._asked} if self._asked else {"device": self._device} if self._device else {}
+        query |= {"cursor": self._asked} if self._asked is not None else {}
+        query |= {"device": self._device} if self._device else {}
         try:
             response = await soon(self._http.get("/v1/events", params=query))
         except httpx.TransportError as error:

@@ -72,9 +72,12 @@ async def test_two_subscribers_hear_the_same(world: World, transport: str) -> No
     assert numbers(first) == list(range(5))
 
 
+@pytest.mark.parametrize("cursor", [None, ""])
 @each_transport
-async def test_a_device_goes_on_from_what_it_has_acknowledged(world: World, transport: str) -> None:
-    """Two of them, each from its own place, and one that is not known from now on."""
+async def test_a_device_goes_on_from_what_it_has_acknowledged(
+    world: World, transport: str, cursor: str | None
+) -> None:
+    """Two of them, each from its own place, and one that is not known from now on. An empty cursor is none."""
     for device, count in (("phone", 2), ("laptop", 4)):
         subscriber = await world.open(transport, "start", device=device)
         if device == "phone":
@@ -82,7 +85,7 @@ async def test_a_device_goes_on_from_what_it_has_acknowledged(world: World, tran
         await take(subscriber, count)
         await subscriber.ack()
         await subscriber.close()
-    phone, laptop, new = [await world.open(transport, None, device=device) for device in ("phone", "laptop", "new")]
+    phone, laptop, new = [await world.open(transport, cursor, device=device) for device in ("phone", "laptop", "new")]
     await world.kit.finish(5)
     assert numbers(await take(phone, 4)) == [2, 3, 4, 5]
     assert numbers(await take(laptop, 2)) == [4, 5]

@@ -308,7 +308,7 @@ async def test_draining_answers_the_polls_that_wait(kit: Kit, hub: Hub) -> None:
 
 async def test_waiting_for_a_job_ends_with_it(kit: Kit, hub: Hub) -> None:
     job = await kit.store(submission())
-    waiting = asyncio.create_task(until_final(hub, job, 60))
+    waiting = asyncio.create_task(until_final(desk(kit, hub), Principal("me"), job, 60))
     await until(lambda: hub._subscriptions)
     kit.announcer.changed((await kit.jobs.start([job.id], "w", 60))[job.id].job)
     finished = await kit.jobs.finish(succeeded(job.id, 2))
@@ -316,16 +316,16 @@ async def test_waiting_for_a_job_ends_with_it(kit: Kit, hub: Hub) -> None:
     await kit.announcer.finished(finished, b"1")
     assert await soon(waiting)
     assert hub._subscriptions == {}
-    assert await until_final(hub, finished.job, 0)
+    assert await until_final(desk(kit, hub), Principal("me"), finished.job, 0)
 
 
 async def test_waiting_for_a_job_that_finished_just_before_is_no_waiting(kit: Kit, hub: Hub) -> None:
     job = await kit.store(submission())
     await kit.jobs.finish(succeeded(job.id, 1))
-    assert await soon(until_final(hub, job, 60))
+    assert await soon(until_final(desk(kit, hub), Principal("me"), job, 60))
 
 
 async def test_waiting_for_a_job_has_an_end(kit: Kit, hub: Hub) -> None:
     job = await kit.store(submission())
-    assert not await soon(until_final(hub, job, 0.01))
+    assert not await soon(until_final(desk(kit, hub), Principal("me"), job, 0.01))
     assert hub._subscriptions == {}
