@@ -9,7 +9,7 @@ PORT ?=
 
 help:
 	@echo "make demo    the flights demo on http://127.0.0.1:8000 (PORT=… for another)"
-	@echo "make test    lint, types, import contracts, tests, browser tests"
+	@echo "make test    lint, types, import contracts, tests, the client's build and tests, browser tests"
 	@echo "make soak    minutes under faults, and an audit (SOAK_SECONDS=240 SOAK_SEED=…)"
 	@echo "make bench   the figures of docs/performance.md, measured here"
 	@echo "make clean   remove what the others made"
@@ -17,7 +17,7 @@ help:
 demo: $(VENV)/demo
 	@$(BIN)/pushsvc --log-level warning demo $(if $(PORT),--port $(PORT))
 
-test: lint types imports pytest
+test: lint types imports client pytest
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -38,6 +38,9 @@ pytest: $(VENV)/dev chromium
 chromium:
 	@.ci/chromium
 
+client: client_js/node_modules/.installed $(VENV)/dev chromium
+	cd client_js && npm run --silent build && npm --silent test
+
 soak: $(VENV)/dev
 	@$(BIN)/python -m tests.soak
 
@@ -52,7 +55,7 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .pushsvc build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .pushsvc build dist client_js/dist client_js/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 # Each set-up once: a stamp in the virtual environment, older than what it was made from, is made again.
 $(VENV)/bin/python:
@@ -71,4 +74,9 @@ $(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
-.PHONY: help demo test lint types imports pytest chromium soak bench format clean
+client_js/node_modules/.installed: client_js/package.json client_js/package-lock.json
+	@command -v npm >/dev/null || { echo "the client for browsers needs Node 20 or newer, with npm"; exit 1; }
+	@cd client_js && npm ci
+	@touch $@
+
+.PHONY: help demo test lint types imports client pytest chromium soak bench format clean
