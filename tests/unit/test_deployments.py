@@ -303,7 +303,7 @@ async def test_a_sweeper_leaves_jobs_of_others_to_their_own_and_waits_for_no_oth
         async def hold(connection: Any) -> None:
             async with connection.transaction():
                 assert await connection.fetchval(statements.SWEEP_LOCK, here.postgres.deployment)
-                assert await there.postgres.fetch(statements.SWEEP_LOCK, OTHER) == [(True,)]
+                assert (await there.postgres.fetch(statements.SWEEP_LOCK, OTHER))[0][0]
                 locked.set()
 
         await here.postgres.run(hold)
@@ -401,7 +401,7 @@ async def test_alice_there_hears_nothing_of_alice_here_on_any_transport(
 
 
 async def test_no_key_and_no_topic_is_of_two_deployments(pair: tuple[Settings, Settings], redis_url: str) -> None:
-    found = []
+    found: list[set[str]] = []
     for settings in pair:
         async with opened(settings) as kit, serving(settings):
             job = await kit.submit(owner="alice")
