@@ -3,7 +3,8 @@
     SOAK_SECONDS=240 SOAK_SEED=7 python -m tests.soak
 
 The faults, the clients and the load are a function of the seed. Exit status 1 if anything was lost, came twice or
-out of order, or if a job has not exactly one end; then the logs are kept.
+out of order, or if a job has not exactly one end; 2 if the auditor itself broke, so that what it found is not to be
+relied on. Then the logs are kept.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import random
 import shutil
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from ..acceptance.harness import nothing_left
@@ -36,14 +38,19 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="soak"))
     directory.chmod(0o711)
     with nothing_left(directory):
-        outcome = asyncio.run(soak(plan, directory, lambda line: print(line, flush=True)))
+        try:
+            outcome = asyncio.run(soak(plan, directory, lambda line: print(line, flush=True)))
+        except Exception:
+            traceback.print_exc()
+            print(f"AUDITOR BROKE\nlogs are in {directory}\nto repeat it: {again}")
+            return 2
     print("\n".join(outcome.lines()))
-    if outcome.clean:
+    if outcome.clean and outcome.whole:
         shutil.rmtree(directory, ignore_errors=True)
         print(f"the same again: {again}")
         return 0
     print(f"logs are in {directory}\nto repeat it: {again}")
-    return 1
+    return 1 if outcome.whole else 2
 
 
 if __name__ == "__main__":

@@ -39,6 +39,9 @@ class Account:
     unkept: int = 0
     """Promises broken: accepted jobs and published events without exactly one end, or another one than due."""
 
+    broken: int = 0
+    """Where the auditor itself went wrong, or one of its subscribers: what it says then is not to be relied on."""
+
     delivered: int = 0
     repeated: int = 0
     """Events that came again and were dropped, because their client came back with an older cursor."""
@@ -48,7 +51,13 @@ class Account:
 
     @property
     def clean(self) -> bool:
+        """Whether nothing is wrong with the service, as far as the auditor can tell."""
         return not any(getattr(self, name) for name in self.WRONG)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the auditor can tell."""
+        return not self.broken
 
     def wrong(self, what: str, problem: str, count: int = 1) -> None:
         setattr(self, what, getattr(self, what) + count)
@@ -77,19 +86,22 @@ def audit(journals: Iterable[Journal], record: Record) -> Account:
             if start is None:
                 account.wrong("altered", f"{who}: events of a channel that was not asked for", len(some))
             elif channel.startswith("job:"):
-                _audit_job(account, who, start.offset, some, record.jobs.get(channel[4:]), versions)
+                job = record.jobs.get(channel[4:])
+                _audit_job(account, who, start.offset, some, job, versions, over=journal.over)
             elif channel not in record.logs:
                 account.wrong("altered", f"{who}: there is no such channel", len(some))
             elif start.epoch != record.logs[channel].epoch:
                 account.wrong("lost", f"{who}: it began in epoch {start.epoch}, which the store does not know")
             else:
-                _audit_log(account, who, start.offset, some, record.logs[channel])
+                _audit_log(account, who, start.offset, some, record.logs[channel], over=journal.over)
     return account
 
 
 def _oddities(account: Account, journal: Journal) -> None:
     for reset in journal.resets:
         account.wrong("resets", f"{journal.name}: {reset}")
+    for breach in journal.broken:
+        account.wrong("broken", f"{journal.name}: {breach}")
     for refusal in journal.refusals:
         account.wrong("refused", f"{journal.name}: {refusal}")
     for each in journal.resumptions:
@@ -131,15 +143,17 @@ class _Order:
         return False
 
 
-def _audit_log(account: Account, who: str, start: int, arrivals: Sequence[Arrival], log: Log) -> None:
-    """An inbox or a group: all of its events, each at its offset, in order, byte for byte."""
+def _audit_log(account: Account, who: str, start: int, arrivals: Sequence[Arrival], log: Log, *, over: bool) -> None:
+    """An inbox or a group: all of its events, each at its offset, in order, byte for byte. One whose life was over
+    could not hear the last of them."""
     order = _Order(account, who, start)
     for arrival in arrivals:
         at = arrival.position
         if at.epoch != log.epoch or log.events.get(at.offset) != arrival.event:
             account.wrong("altered", f"{who}: {at} is {arrival.event[:200]!r}, not {_shown(log, at.offset)}")
         order.takes(arrival)
-    lost = sorted(order.skipped | set(range(order.high + 1, log.top + 1)))
+    missed = set() if over else set(range(order.high + 1, log.top + 1))
+    lost = sorted(order.skipped | missed)
     if lost:
         account.wrong("lost", f"{who}: {_spans(lost)} of {start + 1} to {log.top}", len(lost))
 
@@ -151,6 +165,8 @@ def _audit_job(
     arrivals: Sequence[Arrival],
     job: Kept | None,
     versions: dict[tuple[str, int], str],
+    *,
+    over: bool,
 ) -> None:
     """A job's channel, whose offsets are the job's versions: they rise, some may be passed over, and the last one
     comes. All who get a version get the same bytes."""
@@ -164,7 +180,7 @@ def _audit_job(
         if arrival.event != same or at > job.version:
             account.wrong("altered", f"{who}: {at} is {arrival.event[:200]!r}, not {same[:200]!r}")
         order.takes(arrival)
-    if job.ended and order.high < job.version:
+    if job.ended and order.high < job.version and not over:
         account.wrong("lost", f"{who}: its end, {job.version}; the last that came is {order.high}")
 
 

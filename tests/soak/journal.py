@@ -48,6 +48,10 @@ class Journal:
     resets: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     """Answers that no fault explains."""
+    broken: list[str] = field(default_factory=list)
+    """Where the subscriber itself went wrong. What it missed by that is nobody's fault but its own."""
+    over: bool = False
+    """Its life ended before the soak did."""
     ends: Counter[str] = field(default_factory=Counter)
     """Why its connections ended."""
     connections: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -58,6 +59,16 @@ class Outcome:
     def clean(self) -> bool:
         return self.account.clean and not self.problems
 
+    @property
+    def whole(self) -> bool:
+        """Whether the auditor is; if not, what it says of the service is not to be relied on."""
+        return self.account.whole
+
+    @property
+    def verdict(self) -> str:
+        said = "clean" if self.clean else "NOT CLEAN"
+        return said if self.whole else f"AUDITOR BROKE ({self.account.broken} times), otherwise {said}"
+
     def lines(self) -> list[str]:
         """To be read."""
         account = self.account
@@ -75,8 +86,9 @@ class Outcome:
             f"errors      logged by {_listed(self.errors)}",
             f"delivered   {account.delivered} events, {account.repeated} of them again, to be dropped",
             f"audit       {wrong}",
+            f"auditor     {'whole' if self.whole else f'broke {account.broken} times'}",
             *(f"  {problem}" for problem in [*account.problems, *self.problems]),
-            f"{'clean' if self.clean else 'NOT CLEAN'}, in {self.seconds:.0f} s",
+            f"{self.verdict}, in {self.seconds:.0f} s",
         ]
 
 
@@ -105,6 +117,8 @@ class _Soak:
         self._service = service
         self._say = say
         self._problems: list[str] = []
+        self._broken: list[str] = []
+        """Where we went wrong ourselves."""
         scope = ("submit", "read", "submit:any")
         tokens = {user: world.tokens.mint(user, channels=GROUPS, scope=scope, ttl=86400) for user in USERS}
         self._load = Load(world.nodes, tokens, plan.pauses("load"), self._accepted)
@@ -135,8 +149,12 @@ class _Soak:
             await self._publish_last()
             record = await read(self._world.database_url)
             await self._until(lambda: self._all_heard(record), SETTLED_WITHIN, "everybody has heard everything")
-            self._problems += [f"{task.get_name()} ended: {task.exception()!r}" for task in living if task.done()]
         finally:
+            for task, subscriber in zip(living, self._subscribers, strict=True):
+                subscriber.journal.over = task.done()
+            ended = [task for task in (*living, *watching, telling) if task.done()]
+            self._broken += [f"{task.get_name()} ended: {_reason(task)}" for task in ended]
+
             for task in living:
                 task.cancel()
             # In good order, as long as that takes no longer than this.
@@ -150,6 +168,8 @@ class _Soak:
         account += audit_promises(self._load.promises, self._load.published, record)
         for refusal in self._load.refusals:
             account.wrong("refused", refusal)
+        for breach in self._broken:
+            account.wrong("broken", breach)
         return Outcome(
             plan=self._plan,
             account=account,
@@ -171,7 +191,11 @@ class _Soak:
 
         async def at(moment: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
             await asyncio.sleep(begun + moment - asyncio.get_running_loop().time())
-            await work()
+            try:
+                await work()
+            except Exception as error:
+                # The others go on: what this one leaves undone makes nothing of theirs wrong.
+                self._broken.append("".join(traceback.format_exception(error))[-1000:])
 
         plan, load, service = self._plan, self._load, self._service
         async with asyncio.TaskGroup() as group:
@@ -202,12 +226,21 @@ class _Soak:
 
     async def _until(self, condition: Callable[[], Coroutine[Any, Any, bool]], within: float, what: str) -> None:
         """Whatever has not come true by then, the audit says in detail."""
+        unasked: Exception | None = None
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
-                while not await condition():  # noqa: ASYNC110  other processes make it true
+                while True:
+                    try:
+                        if await condition():
+                            return
+                        unasked = None
+                    except Exception as error:
+                        # As when PostgreSQL is only just up again.
+                        unasked = error
                     await asyncio.sleep(0.05)
-                return
         self._problems.append(f"not within {within:g} s: {what}")
+        if unasked is not None:
+            self._broken.append(f"it could not be told whether {what}: {unasked!r}")
 
     async def _all_located(self) -> bool:
         return all(set(each.channels) <= set(each.journal.starts) for each in self._subscribers)
@@ -225,6 +258,10 @@ class _Soak:
                 if max(start.offset, journal.reached.get(channel, 0)) < top:
                     return False
         return True
+
+
+def _reason(task: asyncio.Task[None]) -> str:
+    return "cancelled" if task.cancelled() else repr(task.exception())
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -41,9 +41,10 @@ class SocketLine(Line):
         self._heard = set(who.channels)
         # The inbox comes first, and by itself.
         others = list(who.channels)[1:]
-        await self._say("hello", token=who.token, device=who.device, channels=others, cursor=who.cursor)
         minding = asyncio.create_task(self._mind())
         try:
+            # The node may be closing just now, with its Close on the way.
+            await self._say("hello", token=who.token, device=who.device, channels=others, cursor=who.cursor)
             while True:
                 async with asyncio.timeout(PATIENCE):
                     text = await self._socket.recv()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 from pushsvc.domain import Cursor, Position, format_cursor, inbox
@@ -56,16 +59,30 @@ class Subscriber:
     # Its life
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled. Nothing that happens to a connection ends it: then it would hear no more."""
         try:
             for leg in self._legs:
-                ended = await self._connection(leg)
+                try:
+                    ended = await self._connection(leg)
+                except Exception as error:
+                    ended = self._broke(leg, error)
                 self.journal.ends[ended.reason] += 1
                 await asyncio.sleep(self._pauses.uniform(*ended.within))
         finally:
             for line, listening in self._frozen.items():
                 await stop(listening)
-                await line.close("vanished")
+                await self._close(line, "vanished")
+
+    def _broke(self, leg: Leg, error: Exception) -> Ended:
+        """Nobody foresaw this: that is a fault of ours, and not of the service."""
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        self.journal.broken.append(f"{leg.transport}: {error!r} in {at.name}, {Path(at.filename).name}:{at.lineno}")
+        return Ended("auditor broke")
+
+    async def _close(self, line: Line, end: str) -> None:
+        # The connection may have ended by itself in the meantime, in any way.
+        with suppress(Exception):
+            await line.close(end)
 
     def calm_down(self) -> None:
         """From now on stay connected, and do nothing odd."""
@@ -95,7 +112,7 @@ class Subscriber:
         finally:
             if line not in self._frozen:
                 await stop(listening)
-                await line.close("vanished" if leg.end == "frozen" else leg.end)
+                await self._close(line, "vanished" if leg.end == "frozen" else leg.end)
 
     async def _live(self, line: Line, leg: Leg, listening: asyncio.Task[None]) -> None:
         """Until the leg is over, the connection is, or everybody is to calm down."""

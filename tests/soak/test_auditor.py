@@ -248,3 +248,23 @@ def test_another_result_than_the_jobs_is_found() -> None:
 def test_a_published_event_is_where_it_was_said_to_be() -> None:
     for doctored in (Publishing(INBOX, 2, 3), Publishing(INBOX, 6, 6), Publishing("group:ops", 1, 1)):
         assert wrong(audit_promises([], [doctored], record())) == {"unkept": 1}
+
+
+def test_a_subscriber_that_went_wrong_itself_is_told_apart_from_what_was_lost() -> None:
+    """What it never heard is not lost by the service, unless it lies before something that it did hear."""
+    dead = journal([1, 2, 4])
+    dead.over = True
+    dead.broken.append("websocket: KeyError('op') in _frame")
+    account = audit([dead, journal([1, 2, 3, 4, 5])], record())
+    assert (account.lost, account.broken, account.whole) == (1, 1, False)
+    assert account.problems == [
+        "broken: someone: websocket: KeyError('op') in _frame",
+        "lost: someone on user:alice: 3 of 1 to 5",
+    ]
+
+
+def test_one_that_went_wrong_and_went_on_hears_everything_as_the_others_do() -> None:
+    torn = journal([1, 2], [3, 4])
+    torn.broken.append("polling: ValueError")
+    account = audit([torn], record())
+    assert (account.lost, account.broken) == (1, 1)

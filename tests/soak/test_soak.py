@@ -40,6 +40,7 @@ def test_nothing_is_lost_duplicated_or_disordered_under_faults(directory: Path) 
         print(f"== {log.name}\n{log.read_text()}")
     assert outcome.account.problems + outcome.problems == []
     assert outcome.clean
+    assert outcome.whole
     assert set(outcome.faults) == set(FAULTS), "each of them was done"
     assert outcome.account.delivered > len(SHORT.orders)
     assert {"succeeded", "failed", "cancelled"} <= set(outcome.statuses)
