@@ -31,8 +31,8 @@ export type JobParams<Paths, Name extends string> =
 export type JobResult<Paths, Name extends string> =
   Extract<Event<Paths>, { name: Name; type: "job.succeeded" }> extends { data?: infer Data } ? Data : unknown;
 
-type Required_<T> = T extends Record<string, never> ? false : object extends T ? false : true;
+type Needed<T> = {} extends T ? false : true;
 
 /** The parameters may be left out where all of them have defaults. */
 export type SubmitArguments<Params, Options> =
-  Required_<Params> extends true ? [params: Params, options?: Options] : [params?: Params, options?: Options];
+  Needed<Params> extends true ? [params: Params, options?: Options] : [params?: Params, options?: Options];

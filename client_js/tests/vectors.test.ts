@@ -11,11 +11,11 @@ const vectors = (name: string): any => JSON.parse(readFileSync(new URL(`../../te
 
 describe("positions", () => {
   const { valid, invalid } = vectors("positions");
-  it.each(valid.map((each: { text: string }) => [each.text, each]))("%s is one", (text, { epoch, offset, canonical }) => {
+  it.each<[string, any]>(valid.map((each: { text: string }) => [each.text, each]))("%s is one", (text, { epoch, offset, canonical }) => {
     expect(parsePosition(text)).toEqual([epoch, BigInt(offset)]);
     expect(parsePosition(text)!.join(".")).toBe(canonical ?? text);
   });
-  it.each(invalid)("%j is none", (text) => expect(parsePosition(text)).toBeUndefined());
+  it.each<string>(invalid)("%j is none", (text) => expect(parsePosition(text)).toBeUndefined());
   it("of 18 digits are told apart", () => {
     expect(distance("k1.999999999999999998", "k1.999999999999999999")).toBe(1n);
     expect(distance("k1.1", "k2.2")).toBeUndefined();
@@ -25,12 +25,12 @@ describe("positions", () => {
 describe("cursors", () => {
   const { valid, invalid } = vectors("cursors");
   const anchors = ["now", "start"];
-  it.each(valid.map((each: { text: string }) => [each.text, each]))("%j is one", (text, { positions, canonical }) => {
+  it.each<[string, any]>(valid.map((each: { text: string }) => [each.text, each]))("%j is one", (text, { positions, canonical }) => {
     if (anchors.includes(text)) return expect(() => parseCursor(text)).toThrow(RangeError);
     expect(parseCursor(text)).toEqual(positions);
     if (canonical) expect(formatCursor(parseCursor(text))).toBe(canonical);
   });
-  it.each(invalid.map((each: { text: string; why: string }) => [each.why, each.text]))("%s: none", (_, text) => {
+  it.each<[string, any]>(invalid.map((each: { text: string; why: string }) => [each.why, each.text]))("%s: none", (_, text) => {
     expect(() => parseCursor(text)).toThrow(RangeError);
   });
 });
