@@ -13,17 +13,17 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 import click
 import uvicorn
-from starlette.types import ASGIApp
 
-from . import __version__
+from . import __version__, listening
 from .access import Tokens
 from .dev import engines, runner
 from .dev.processes import EX_CONFIG, Command, Supervisor
@@ -32,13 +32,14 @@ from .errors import BudgetError, PushsvcError, SettingsError, Unavailable
 from .hosting import outermost
 from .ops import diagnose, report
 from .service import Service
+from .serving import Server, configure
 from .settings import PREFIX, Settings, parse_duration
 from .store import EventStore, Postgres
 from .store import migrate as migrate_store
-from .transports import DirectHttp, DirectProtocol
 from .webhooks import SigningSecrets
 
 DATA_DIR = Path(".pushsvc")
+_port = click.IntRange(0, 65535)
 _target = click.argument("target", metavar="MODULE:SERVICE")
 _data_dir = click.option(
     "--data-dir", type=click.Path(path_type=Path), default=DATA_DIR, help="Where engines keep their data."
@@ -77,7 +78,7 @@ def commands(log_level: str | None) -> None:
 @commands.command()
 @_target
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, help="Default 8000, or the next free one.")
+@click.option("--port", type=_port, help="Default 8000, or the next free one.")
 @_data_dir
 def dev(target: str, host: str, port: int | None, data_dir: Path) -> None:
     """All in one: engines where no URL is set, web and worker."""
@@ -86,7 +87,7 @@ def dev(target: str, host: str, port: int | None, data_dir: Path) -> None:
 
 @commands.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, help="Default 8000, or the next free one.")
+@click.option("--port", type=_port, help="Default 8000, or the next free one.")
 @_data_dir
 def demo(host: str, port: int | None, data_dir: Path) -> None:
     """The flights demo under `dev`: a year of flights, a page, live queries."""
@@ -106,25 +107,57 @@ def demo(host: str, port: int | None, data_dir: Path) -> None:
 @commands.command()
 @_target
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, default=8000, show_default=True)
+@click.option("--port", type=_port, default=8000, show_default=True, help="0 is any that is free.")
+@click.option("--uds", type=click.Path(path_type=Path), help="A UNIX socket to listen on instead.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Web processes.")
 @click.option("--root-path", help="The prefix that a proxy in front strips. Default PUSHSVC_ROOT_PATH.")
+@click.option(
+    "--forwarded-allow-ips", help="Proxies whose X-Forwarded-… are believed. Default 127.0.0.1; * for --uds."
+)
+@click.option("--access-log", is_flag=True, help="Log each request.")
 @click.option("--fd", type=int, hidden=True, help="A listening socket to use instead.")
-def serve(target: str, host: str, port: int, workers: int, root_path: str | None, fd: int | None) -> None:
+@_data_dir
+def serve(
+    target: str,
+    host: str,
+    port: int,
+    uds: Path | None,
+    workers: int,
+    root_path: str | None,
+    forwarded_allow_ips: str | None,
+    access_log: bool,
+    fd: int | None,
+    data_dir: Path,
+) -> None:
     """The web process: HTTP and WebSocket. Serves the app that the service is attached to, where there is one."""
+    _use_dev_engines(data_dir)
     if root_path is not None:
         # By the environment: the processes started from here heed it too, and so does what is encoded once for all.
         os.environ["PUSHSVC_ROOT_PATH"] = root_path
+    if forwarded_allow_ips is None and uds is not None:
+        forwarded_allow_ips = "*"
     _count_processes("web_processes", workers)
     service = _load_service(target)
-    if workers == 1:
+    if fd is not None:
+        # Not uvicorn's own `fd`: that takes every socket for a UNIX one, and so leaves Nagle's algorithm on.
+        listener = socket.socket(fileno=fd)
+    else:
+        listener = listening.listen(host, port) if uds is None else listening.listen_unix(uds)
+    try:
+        if workers > 1:
+            options = ["--access-log"] if access_log else []
+            options += [] if forwarded_allow_ips is None else ["--forwarded-allow-ips", forwarded_allow_ips]
+            sys.exit(_serve_by_many(service, target, listener, workers, options))
         _run(service.check())
-        sys.exit(_serve(service, outermost(service.app, _module_of(target)), host, port, fd))
-    _check_before_children(service, web=True)
-    listener = socket.create_server((host, port), backlog=2048)
-    argv = [sys.executable, "-m", "pushsvc", "serve", target, "--fd", str(listener.fileno())]
-    children = [Command(f"web {number}", argv, pass_fds=(listener.fileno(),)) for number in range(1, workers + 1)]
-    sys.exit(Supervisor(children, grace=service.settings.drain + 5).run())
+        app = outermost(service.app, _module_of(target))
+        config = configure(app, service.settings, access_log=access_log, forwarded_allow_ips=forwarded_allow_ips)
+        # Who gave us the socket says where it is.
+        sys.exit(
+            _serve(service, config, listener, (lambda: None) if fd is not None else partial(_listening, listener))
+        )
+    finally:
+        if uds is not None and fd is None:
+            uds.unlink(missing_ok=True)
 
 
 @commands.command()
@@ -240,46 +273,31 @@ def _dev(
     )
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, which takes no more connections and sends those it has elsewhere, before it closes all at once."""
-
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(config)
-        self._drain = drain
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for listener in (*self.servers, *(sockets or ())):
-            listener.close()
-        await self._drain()
-        await super().shutdown(sockets)
-
-
-def _serve(service: Service, app: ASGIApp, host: str, port: int, fd: int | None) -> int:
-    settings = service.settings
+def _serve(service: Service, config: uvicorn.Config, listener: socket.socket, started_up: Callable[[], None]) -> int:
     service.drains_by_itself()
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        http=DirectHttp,
-        ws=DirectProtocol,
-        ws_max_size=settings.frame_limit,
-        ws_per_message_deflate=False,
-        ws_ping_interval=settings.ping,
-        ws_ping_timeout=settings.ping,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, int(settings.drain)),
-        backlog=2048,
-        root_path=settings.root_path,
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-    )
-    server = _Server(config, service.drain)
-    # Not uvicorn's own `fd`: that takes every socket for a UNIX one, and so leaves Nagle's algorithm on.
-    server.run(None if fd is None else [socket.socket(fileno=fd)])
+    server = Server(config, service.drain, started_up)
+    server.run([listener])
     return 0 if server.started else 3
+
+
+def _serve_by_many(
+    service: Service, target: str, listener: socket.socket, workers: int, options: Iterable[str]
+) -> int:
+    _check_before_children(service, web=True)
+    fd = listener.fileno()
+    argv = [sys.executable, "-m", "pushsvc", "serve", target, "--fd", str(fd), *options]
+    children = [Command(f"web {number}", argv, pass_fds=(fd,)) for number in range(1, workers + 1)]
+    # From here on the kernel takes connections; they wait for the first process.
+    _listening(listener)
+    return Supervisor(children, grace=service.settings.drain + 5).run()
+
+
+def _nothing() -> None: ...
+
+
+def _listening(listener: socket.socket) -> None:
+    click.echo(f"listening on {listening.shown(listener)}")
+    sys.stdout.flush()
 
 
 async def _work(service: Service) -> None:

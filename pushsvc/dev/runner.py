@@ -18,7 +18,8 @@ from pathlib import Path
 
 import click
 
-from ..errors import SettingsError, Unavailable
+from .. import listening
+from ..errors import Unavailable
 from ..settings import Settings
 from .child import describe_exit, spawn
 from .engines import Engines
@@ -26,7 +27,6 @@ from .processes import Command, Supervisor
 from .signals import Interrupted, Signals
 
 _PORTS_TO_TRY = 100
-_BACKLOG = 2048
 _POLL = 0.1
 # What the children have beyond their own time to drain.
 _GRACE = 5.0
@@ -61,7 +61,7 @@ def run(
                     signals.during(partial(prepare, engines.settings))
                 commands = _commands(target, listener, environment)
                 supervisor = Supervisor(commands, grace=settings.drain + _GRACE, signals=signals)
-                with _ReadyWatch(_url(listener)):
+                with _ReadyWatch(listening.shown(listener)):
                     return supervisor.run()
         except Interrupted:
             return 0
@@ -101,34 +101,11 @@ def _migrate(signals: Signals, environment: Mapping[str, str]) -> None:
 
 def _listen(host: str, port: int, explicit: bool) -> socket.socket:
     """A listening socket, held here so that clients wait rather than fail while `serve` starts again."""
-    try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise SettingsError(f"{host} is not an address to listen on: {error}") from error
-    # localhost is both, and 127.0.0.1 is what everybody expects
-    family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    last = port + 1 if explicit or port == 0 else min(port + _PORTS_TO_TRY, 65536)
-    for candidate in range(port, last):
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((address[0], candidate, *address[2:]))
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            listener.close()
-            problem = error
-            continue
-        if candidate != port:
-            _say(f"port {port} is taken, using {candidate}")
-        return listener
-    raise SettingsError(f"port {port} of {host} can't be used: {problem.strerror}; choose another with --port")
-
-
-def _url(listener: socket.socket) -> str:
-    """Where this machine reaches the listener."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    listener = listening.listen(host, port, others=0 if explicit else _PORTS_TO_TRY)
+    taken = listener.getsockname()[1]
+    if port and taken != port:
+        _say(f"port {port} is taken, using {taken}")
+    return listener
 
 
 class _ReadyWatch:

@@ -35,17 +35,91 @@ class DirectHttp(HttpToolsProtocol):
     (RFC 6455, section 4.1).
     """
 
+    head_limit = 64 * 1024
+    """Bytes of a request's line and headers."""
+    head_within = 15.0
+    """Seconds for them to come."""
+    stalled_after = 30.0
+    """Seconds after which a body of which nothing more comes will not end any more."""
+
     _segment = b""
+    _head: int | None = None
+    """Bytes of the head that is not complete yet, in the segments after its first."""
+    _too_large = False
+    _heard = _head_at = 0.0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        # uvicorn waits for ever for the first request; for the next it does not.
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unset_keepalive_if_required()
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
+        self._head, self._head_at = 0, self._heard
         super().on_message_begin()
         scope: Any = self.scope
         scope["extensions"] = {TRANSPORT: self.transport}
 
+    def on_headers_complete(self) -> None:
+        self._head = None
+        self._too_large = (
+            len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self.head_limit
+        )
+        if self._too_large:
+            raise ValueError("the head is too large")  # the parser ends with it
+        super().on_headers_complete()
+
     def data_received(self, data: bytes) -> None:
+        before, self._heard = self._head, self.loop.time()
         self._segment = data
         super().data_received(data)
         self._segment = b""
+        if self._head is not None and before is not None:
+            self._head += len(data)
+            self._too_large = self._head > self.head_limit
+            if self._too_large:
+                self.send_400_response("")
+        if self._timer is None and self._unfinished:
+            self._timer = self.loop.call_later(self.head_within, self._look)
+
+    @property
+    def _unfinished(self) -> bool:
+        """Whether a request has begun and not come whole."""
+        if self.transport.is_closing():
+            return False
+        return self._head is not None or (self.cycle is not None and self.cycle.more_body)
+
+    def _look(self) -> None:
+        """A head gets its time, and a body as long as something comes, or we read nothing ourselves."""
+        self._timer = None
+        if not self._unfinished:
+            return
+        now = self.loop.time()
+        if self.flow.read_paused:
+            self._heard = now
+        if self._head is not None and now - self._head_at >= self.head_within:
+            self._refuse(b"408 Request Timeout")
+        elif self._head is None and now - self._heard >= self.stalled_after:
+            self.transport.abort()
+        else:
+            self._timer = self.loop.call_later(min(self.head_within, self.stalled_after), self._look)
+
+    def send_400_response(self, msg: str) -> None:
+        if self._too_large:
+            self._refuse(b"431 Request Header Fields Too Large")
+        else:
+            super().send_400_response(msg)
+
+    def _refuse(self, status: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % status)
+            self.transport.close()
 
     def _should_upgrade(self) -> bool:
         return self.parser.get_http_version() != "1.0" and super()._should_upgrade()

@@ -81,6 +81,9 @@ class Process:
         """SIGTERM; `wait` tells how it took it."""
         self._popen.terminate()
 
+    def signal(self, number: signal.Signals) -> None:
+        self._popen.send_signal(number)
+
     def wait(self) -> int:
         """The exit status, once it has ended."""
         return self._popen.wait(PATIENCE)
