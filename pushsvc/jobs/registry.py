@@ -6,18 +6,20 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
 from ..errors import InvalidParams, SettingsError, UnknownJob
 from .context import JobContext
+from .payload import Instants
 
 JobFunction = Callable[..., Awaitable[Any] | Any]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class JobSpec:
     """One job. `timeout` and `retention` in seconds; `max_attempts` counts tries that ended in an error."""
 
@@ -55,6 +57,14 @@ class JobSpec:
         except ValidationError as error:
             raise InvalidParams(f"{self.name}'s signature has changed: {error.error_count()} do not fit") from None
         return {name: getattr(model, name) for name in self.params.model_fields}
+
+    @cached_property
+    def instants(self) -> Instants:
+        """Which of the parameters are instants."""
+        try:
+            return Instants(self.schema())
+        except PydanticUserError:  # one of the parameters has a type that JSON Schema has no words for
+            return Instants({})
 
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of the parameters."""

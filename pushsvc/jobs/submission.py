@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import time
@@ -32,6 +31,7 @@ from ..store import JobStore
 from ..store.batching import Batcher
 from ..tasks import Background
 from ..text import Name
+from .payload import digest
 from .registry import JobSpec, Registry
 
 logger = logging.getLogger(__name__)
@@ -132,8 +132,7 @@ def _submission(
     channels: tuple[str, ...],
     callback: str | None,
 ) -> Submission:
-    moments = [moment.isoformat() if moment else None for moment in (request.run_at, request.deadline)]
-    payload = wire.dump([spec.name, params, channels, *moments, *([callback] if callback else ())])
+    asked = spec.instants.in_utc(wire.load(params))
     coalesce = spec.coalesce and key is None
     return Submission(
         id=new_job_id(),
@@ -149,7 +148,7 @@ def _submission(
         channels=tuple(name for name in channels if name != f"user:{principal.subject}"),
         callback_url=callback,
         key=key,
-        digest=hashlib.sha256(payload).hexdigest(),
+        digest=digest(spec.name, asked, channels, request.run_at, request.deadline, callback),
         coalesce=coalesce,
         mark=secrets.token_urlsafe(12) if coalesce else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -47,6 +47,9 @@ def offered(settings: Settings) -> Service:
 
     @service.job
     async def report(origin: str, month: int = 1) -> None: ...
+
+    @service.job(coalesce=True)
+    async def timed(at: datetime, tree: dict[str, Any]) -> None: ...
 
     @service.job(coalesce=True)
     async def shared(n: int = 1) -> None: ...
@@ -139,6 +142,29 @@ async def test_a_key_stands_for_its_payload(kit: Kit) -> None:
     assert (await submit(to, key="k", who=Principal("you"))).id != first.id
     assert (await submit(to, key="k2")).id != first.id
     assert (await submit(to)).id != first.id
+
+
+async def test_a_payload_is_the_same_however_its_json_and_its_instants_are_written(kit: Kit) -> None:
+    to, at = submitter(kit), datetime(2099, 1, 1, tzinfo=UTC)
+    east = timezone(timedelta(hours=5, minutes=45))
+
+    def written(moment: datetime, *order: str, **changes: Any) -> dict[str, Any]:
+        tree: dict[str, Any] = {"a": 1, "b": {"x": 1.5, "y": [None]}} | changes
+        return {
+            "params": {"at": moment.isoformat(), "tree": {name: tree[name] for name in order}},
+            "run_at": moment,
+            "deadline": moment + timedelta(hours=1),
+        }
+
+    first = await submit(to, "timed", key="k", **written(at, "a", "b"))
+    again = written(at.astimezone(east), "b", "a", b={"y": [None], "x": 1.5}, a=1.0)
+    assert (await submit(to, "timed", key="k", **again)).id == first.id
+    later = written(at + timedelta(seconds=1), "a", "b")
+    for change in (written(at, "a", "b", a=True), written(at, "a"), {**again, "params": later["params"]}, later):
+        with pytest.raises(KeyReused):
+            await submit(to, "timed", key="k", **change)
+    shared = await submit(to, "timed", **written(at, "a", "b"))
+    assert (await submit(to, "timed", **again)).id == shared.id, "what coalesces goes by the same rule"
 
 
 async def test_equal_jobs_that_coalesce_are_one(kit: Kit) -> None:
