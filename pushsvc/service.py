@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,10 +20,10 @@ from .access import DEFAULT_SCOPES
 from .domain import Channel, Position, Revocation, check_channel, check_name, check_subject, check_tenant
 from .errors import BadRequest, PushsvcError, SettingsError
 from .hosting import Attachment, Host, ServiceApp, in_worker
-from .jobs import JobSpec, Registry, Worker, params_model
+from .jobs import JobSpec, PgSettingsFor, Registry, Worker, params_model
 from .ops import Doctor, Examination
 from .parts import Parts
-from .queries import Database
+from .queries import Database, PgSettings
 from .settings import LONGEST, LONGEST_VALUE, Settings, parse_duration
 from .tasks import stop
 from .transports import REVOCATIONS, revocation_data
@@ -87,6 +88,7 @@ class Service:
         retention: float | str | None = None,
         max_attempts: int = 1,
         coalesce: bool = False,
+        pg_settings: PgSettingsFor = None,
     ) -> Callable[[Function], Function]: ...
 
     def job(
@@ -98,12 +100,15 @@ class Service:
         retention: float | str | None = None,
         max_attempts: int = 1,
         coalesce: bool = False,
+        pg_settings: PgSettingsFor = None,
     ) -> Any:
         """Make a function a job: `async def`, or `def`, which runs in a thread.
 
         `timeout` and `retention` are seconds, or text like `"24h"`. `max_attempts` is how often the job is
         tried when it raises; a worker's death does not count as one. With `coalesce`, equal submissions of
-        one owner are one job while it is in flight. The function itself stays as it is. Raises SettingsError
+        one owner are one job while it is in flight. `pg_settings`, a mapping or a function that gives one for a
+        JobContext, are settings of PostgreSQL's, `role` included, which hold for all that the job asks of its
+        databases. The function itself stays as it is. Raises SettingsError
         when its signature can't be filled from JSON by name.
         """
 
@@ -124,6 +129,7 @@ class Service:
                     coalesce=coalesce,
                     params=params,
                     context=context,
+                    pg_settings=_settings_of_queries(job, pg_settings),
                 )
             )
             return function
@@ -209,19 +215,23 @@ class Service:
             revocation = Revocation(check_tenant(tenant), check_subject(sub), now)
         await self.parts.publications.publish(REVOCATIONS, "revoked", revocation_data(revocation), REVOCATIONS_KEPT)
 
-    def queries(self, name: str | None = None, *, database: str = "primary") -> Database:
+    def queries(
+        self, name: str | None = None, *, database: str = "primary", pg_settings: Mapping[str, Any] | None = None
+    ) -> Database:
         """`async with service.queries() as db:` what a job has as `ctx.db`, in an endpoint or anywhere else.
 
         The same methods, within the same bound: the executor of this process and one connection of its own.
         At the block's end, what was not awaited is cancelled. `name`, by default that of the calling
-        function, goes into the SQL comment (`/*endpoint='…'*/`). Raises SettingsError when there is no such
-        database.
+        function, goes into the SQL comment (`/*endpoint='…'*/`). `pg_settings` are settings of PostgreSQL's, `role`
+        included, that hold for all that is asked in the block. Raises SettingsError when there is no such
+        database, and for what can't be a setting.
         """
         name = sys._getframe(1).f_code.co_name if name is None else check_name(name, "the name of queries")
         pool = self.parts.databases.get(database)
         if pool is None:
             raise SettingsError(f"there is no database named {database!r}; see Service(databases={{…}})")
-        return Database(pool, owner=f"{name} {next(self._handles)}", tags={"endpoint": name})
+        owner = f"{name} {next(self._handles)}"
+        return Database(pool, owner=owner, tags={"endpoint": name}, pg_settings=pg_settings)
 
     async def close(self) -> None:
         """Close all connections of this process. An app made by `asgi` does so by itself."""
@@ -303,6 +313,19 @@ class Service:
     def drains_by_itself(self) -> None:
         """Whoever serves this process' app calls `drain` at its end: no signal need begin it."""
         self._host.heeds_signals = False
+
+
+def _settings_of_queries(job: str, given: Any) -> PgSettingsFor:
+    """What was given, if it can be what it is to be. Raises SettingsError."""
+    if inspect.iscoroutinefunction(given):
+        raise SettingsError(f"job {job}: pg_settings is a plain function of the context, not an async one")
+    if not callable(given):
+        try:
+            PgSettings.of(given)
+        except SettingsError as error:
+            raise SettingsError(f"job {job}: {error}") from None
+    checked: PgSettingsFor = given
+    return checked
 
 
 def _seconds(what: str, value: float | str, error: type[PushsvcError] = SettingsError) -> float:

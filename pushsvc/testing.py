@@ -57,16 +57,22 @@ async def run_job(
 
     job_id = new_job_id()
     databases = service.parts.databases
-    context = JobContext(
+    context: JobContext = JobContext(
         id=job_id,
         name=job,
         attempt=1,
         tenant=tenant,
         user=user,
         open_database=lambda name, _observer: Database(
-            databases[name], owner=job_id, tags={"job": job, "job_id": job_id}, observer=watch, inline=True
+            databases[name],
+            owner=job_id,
+            tags={"job": job, "job_id": job_id},
+            observer=watch,
+            inline=True,
+            pg_settings=context.pg_settings(),
         ),
         tell=tell,
+        pg_settings=spec.pg_settings,
     )
     if spec.context is not None:
         arguments[spec.context] = context

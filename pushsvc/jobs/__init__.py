@@ -2,7 +2,7 @@
 
 from .announce import Announcer
 from .cancel import Canceller
-from .context import JobContext
+from .context import JobContext, PgSettingsFor
 from .publications import Publications
 from .registry import JobSpec, Registry, params_model
 from .results import encode
@@ -16,6 +16,7 @@ __all__ = [
     "JobContext",
     "JobRequest",
     "JobSpec",
+    "PgSettingsFor",
     "Publications",
     "Registry",
     "Submitter",

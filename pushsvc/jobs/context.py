@@ -28,6 +28,10 @@ MESSAGE = 2048
 Tell = Callable[[Progress], Awaitable[None]]
 
 
+PgSettingsFor = Mapping[str, Any] | Callable[["JobContext"], Mapping[str, Any] | None] | None
+"""Settings of PostgreSQL's for the queries of a job, or what gives them for one run of it."""
+
+
 class JobContext:
     """Given to a job as its first parameter.
 
@@ -45,6 +49,7 @@ class JobContext:
         user: str | None,
         open_database: Callable[[str, Callable[[QueryRecord], None]], Database],
         tell: Tell,
+        pg_settings: PgSettingsFor = None,
     ) -> None:
         self.id = id
         self.name = name
@@ -55,6 +60,7 @@ class JobContext:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._open_database = open_database
+        self._pg_settings = pg_settings
         self._databases: dict[str, Database] = {}
         self._tell = tell
         self._started = time.monotonic()
@@ -105,6 +111,20 @@ class JobContext:
             self._loop.call_soon_threadsafe(self._schedule)
         return _Breath()
 
+    def pg_settings(self) -> Mapping[str, Any] | None:
+        """The settings of PostgreSQL's that hold for its queries, found out when it first uses a database.
+
+        Raises SettingsError, and whatever the function raises that gives them.
+        """
+        given = self._pg_settings
+        if callable(given):
+            self._pg_settings = _refuse_recursion
+            given = given(self)
+            if given is not None and not isinstance(given, Mapping):
+                raise SettingsError(f"pg_settings of {self.name} gives a mapping, not {type(given).__name__}")
+        self._pg_settings = given
+        return given
+
     async def _database(self, name: str) -> Database:
         return self.database(name)
 
@@ -129,6 +149,10 @@ class JobContext:
             self._teller.cancel()
         for database in self._databases.values():
             await database.close()
+
+
+def _refuse_recursion(context: JobContext) -> None:
+    raise SettingsError(f"pg_settings of {context.name} can't ask the database: they are for that")
 
 
 class _Breath(Awaitable[None]):

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
 from ..errors import InvalidParams, SettingsError, UnknownJob
-from .context import JobContext
+from .context import JobContext, PgSettingsFor
 from .payload import Instants
 
 JobFunction = Callable[..., Awaitable[Any] | Any]
@@ -32,6 +32,8 @@ class JobSpec:
     params: type[BaseModel]
     context: str | None
     """The name of the parameter that takes the JobContext, if there is one."""
+    pg_settings: PgSettingsFor = None
+    """What holds for its queries in PostgreSQL."""
 
     @property
     def is_async(self) -> bool:

@@ -209,17 +209,23 @@ class Worker:
         async def tell(progress: Progress) -> None:
             await self._publisher.progress(channels, progress)
 
-        return JobContext(
+        context: JobContext = JobContext(
             id=job.id,
             name=job.name,
             attempt=job.attempt,
             tenant=job.tenant,
             user=job.owner,
             open_database=lambda name, observer: Database(
-                self._databases[name], owner=job.id, tags={"job": job.name, "job_id": job.id}, observer=observer
+                self._databases[name],
+                owner=job.id,
+                tags={"job": job.name, "job_id": job.id},
+                observer=observer,
+                pg_settings=context.pg_settings(),
             ),
             tell=tell,
+            pg_settings=self._registry.get(job.name).pg_settings,
         )
+        return context
 
     # Leases and stops
 

@@ -3,6 +3,7 @@
 from .database import Database
 from .promise import Promise, Status
 from .running.log import Mode, Observer, QueryRecord, Reason
+from .running.pg_settings import PgSettings
 from .running.pool import DatabasePool
 from .running.transaction import Transaction
 
@@ -11,6 +12,7 @@ __all__ = [
     "DatabasePool",
     "Mode",
     "Observer",
+    "PgSettings",
     "Promise",
     "QueryRecord",
     "Reason",

@@ -26,6 +26,7 @@ from .running.comment import SqlComment
 from .running.interrupt import unhurried
 from .running.log import Observer, QueryRecord, log_unawaited
 from .running.owner import Owner
+from .running.pg_settings import PgSettings
 from .running.pool import DatabasePool
 from .running.query import Query
 from .running.sharing import key_of
@@ -52,8 +53,10 @@ class Database(Finders, Calculations):
 
     `owner`, the job's id, has its turns on the executor and its own connection. `tags` become the SQL comment
     of its queries. `observer` is called with a query's record when it is scheduled and at every change of its
-    status. With `inline` nothing is queued: each query runs when it is awaited. Raises QueryError when the
-    pool is in use in another event loop.
+    status. With `inline` nothing is queued: each query runs when it is awaited. `pg_settings` are settings of
+    PostgreSQL's, `role` included, that hold for all that is asked of this handle, and for nothing else. Raises
+    SettingsError for what can't be a setting's name or value; QueryError when the pool is in use in another event
+    loop.
     """
 
     def __init__(
@@ -64,11 +67,13 @@ class Database(Finders, Calculations):
         tags: Mapping[str, str] | None = None,
         observer: Observer | None = None,
         inline: bool = False,
+        pg_settings: Mapping[str, Any] | None = None,
     ) -> None:
+        settings = PgSettings.of(pg_settings)
         pool.admit(self)
         self.owner = owner
         self._pool = pool
-        self._asker = Owner(owner, SqlComment(tags or {}))
+        self._asker = Owner(owner, SqlComment(tags or {}), settings)
         self._observer = observer
         self._inline = inline
         self._loop = asyncio.get_running_loop()

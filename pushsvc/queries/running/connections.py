@@ -143,8 +143,8 @@ class Connections:
         link = await self.take(owner)
         try:
             with interrupt.window():
-                if snapshot is None:
-                    rows = await link.ask(reading, owner.comment)
+                if snapshot is None and owner.settings is None:
+                    rows = await link.ask(reading, owner)
                 else:
                     rows = await _ask_within(link, reading, owner, snapshot)
             if link.in_transaction:
@@ -161,8 +161,19 @@ class Connections:
         return rows
 
 
-async def _ask_within(link: Link, reading: Reading, owner: Owner, snapshot: str) -> list[Any]:
-    await link.command(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'")
-    rows = await link.ask(reading, owner.comment)
+async def _ask_within(link: Link, reading: Reading, owner: Owner, snapshot: str | None) -> list[Any]:
+    """The rows, in a transaction of the query's own, in which the owner's settings hold."""
+    begin = "BEGIN"
+    if snapshot is not None:
+        begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
+    try:
+        await link.begin(begin, owner.settings)
+    except DBAPIError as error:
+        if snapshot is not None and not lost(error):
+            raise QueryError("the transaction whose snapshot it was to see has failed, or has ended") from error
+        raise
+    rows = await link.ask(reading, owner)
+    if not link.in_transaction:
+        raise QueryError(f"{reading.question.name} has ended the transaction in which it ran")
     await link.command("COMMIT")
     return rows

@@ -169,14 +169,18 @@ def _has_plain_answer(statement: Any) -> bool:
 _seen: MutableMapping[asyncpg.Connection[Any], deque[str]] = WeakKeyDictionary()
 
 
-async def fetch(connection: asyncpg.Connection[Any], sql: str, arguments: Sequence[Any]) -> list[asyncpg.Record]:
-    """The records of the answer. Raises asyncpg's errors.
+async def fetch(
+    connection: asyncpg.Connection[Any], sql: str, arguments: Sequence[Any], *, once: bool = False
+) -> list[asyncpg.Record]:
+    """The records of the answer. With `once`, nothing of it is kept for another time. Raises asyncpg's errors.
 
     A statement is run once more where a type of its answer turns out to have changed since this connection
     last saw it: the driver has looked at it anew by then. For a changed table the driver does so itself,
     except in a transaction, which has failed by this. So it is where a text, `DEALLOCATE ALL` or `DISCARD ALL`, has
     had the server forget what was prepared.
     """
+    if once:
+        return await _fetch_unnamed(connection, sql, arguments)
     try:
         return await _fetch(connection, sql, arguments)
     except asyncpg.OutdatedSchemaCacheError:
@@ -206,10 +210,16 @@ async def _fetch(connection: asyncpg.Connection[Any], sql: str, arguments: Seque
         _seen[connection] = seen = deque(maxlen=REMEMBERED_TEXTS)
     if sql in seen:
         return await connection.fetch(sql, *arguments)
-    statement = await connection.prepare(sql, name="")
-    records = await statement.fetch(*arguments)
+    records = await _fetch_unnamed(connection, sql, arguments)
     seen.append(sql)
     return records
+
+
+async def _fetch_unnamed(
+    connection: asyncpg.Connection[Any], sql: str, arguments: Sequence[Any]
+) -> list[asyncpg.Record]:
+    statement = await connection.prepare(sql, name="")
+    return await statement.fetch(*arguments)
 
 
 def forget_statements(connection: asyncpg.Connection[Any]) -> None:

@@ -13,12 +13,13 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ...errors import Unavailable
+from ...errors import QueryError, Unavailable
 from ...store import is_lost
 from .comment import SqlComment
 from .direct import fetch, forget_statements, translate
 from .engine import CLIENT_CHECK, COMMENT, LINK, set_up_by_others
 from .owner import Owner
+from .pg_settings import PgSettings
 from .reading import Reading
 from .traces import RESET, Catalog, Words, words_of
 
@@ -28,6 +29,16 @@ logger = logging.getLogger("pushsvc.queries")
 
 RECOVERY_TIMEOUT = 2.0
 """Seconds that a cancelled query has to end in the server, before its connection is closed."""
+
+_REFUSALS = (
+    asyncpg.InvalidParameterValueError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.UndefinedObjectError,
+    asyncpg.CantChangeRuntimeParamError,
+    asyncpg.InvalidNameError,
+    asyncpg.UntranslatableCharacterError,
+)
+"""What PostgreSQL says of a setting that it does not know, or of a value that it does not take."""
 
 _CANCELED = asyncpg.QueryCanceledError.sqlstate
 
@@ -74,15 +85,17 @@ class Link:
         """Whether it may serve another query."""
         return not (self._spoiled or self._driver.is_closed())
 
-    async def ask(self, reading: Reading, comment: SqlComment) -> list[Any]:
+    async def ask(self, reading: Reading, owner: Owner) -> list[Any]:
         """The rows, which need the connection no longer. Raises what SQLAlchemy would."""
         compiled = reading.compiled
         if compiled is None:
-            return await self.run(reading.rows, comment)
+            return await self.run(reading.rows, owner.comment)
         self.leaves(words_of(compiled.context.compiled))
-        sql = comment.on(compiled.sql)
+        sql = owner.comment.on(compiled.sql)
+        # The same text may be about other tables next time.
+        once = owner.settings is not None and owner.settings.renames
         try:
-            records = await fetch(self._driver, sql, compiled.arguments)
+            records = await fetch(self._driver, sql, compiled.arguments, once=once)
         except Exception as error:
             self._raise(error, sql, compiled.arguments)
         return compiled.answer(records)
@@ -101,6 +114,29 @@ class Link:
         finally:
             # SQLAlchemy gives up a connection that it finds closed.
             self._spoiled = self._connection.invalidated or self._connection.closed
+
+    async def begin(self, command: str, settings: PgSettings | None) -> None:
+        """Begin a transaction in which these settings hold, in one trip. Raises QueryError if they can't."""
+        if settings is None:
+            await self.command(command)
+        else:
+            await self.set_locally(settings, before=f"{command}; ")
+
+    async def set_locally(self, settings: PgSettings, *, before: str = "") -> None:
+        """Have these hold until the end of the transaction. Raises QueryError if they can't."""
+        sql = before + settings.sql
+        try:
+            await self._driver.execute(sql)
+        except _REFUSALS as error:
+            names = ", ".join(settings.values)
+            raise QueryError(f"PostgreSQL refuses the job's pg_settings ({names}): {error}") from error
+        except Exception as error:
+            self._raise(error, sql)
+
+    async def current_settings(self, names: Sequence[str]) -> dict[str, str]:
+        """What these are set to; the empty text for what is not set."""
+        rows = await self._ask_once("SELECT name, current_setting(name, true) FROM unnest($1::text[]) AS name", names)
+        return {name: value or "" for name, value in rows}
 
     async def command(self, sql: str) -> None:
         """Run commands without parameters or answer, such as BEGIN; several in one trip, with `;` between."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .comment import SqlComment
+from .pg_settings import PgSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -12,8 +13,9 @@ class Owner:
     """One job's handle on a database, by identity: two of one `name` take turns as one, and share nothing else.
 
     `name` has turns on the executor and a place in the foreground. `comment` goes into the SQL of all that it
-    asks.
+    asks. `settings` hold for all of it.
     """
 
     name: str
     comment: SqlComment
+    settings: PgSettings | None = None

@@ -13,11 +13,13 @@ from sqlalchemy import Connection, CursorResult, Executable
 from sqlalchemy.orm import Session
 
 from ...errors import QueryCancelled, QueryError, Unavailable
+from ..asking.statements import only_reads
 from ..promise import Promise
 from .executor import Place
 from .interrupt import Interrupt, interruptible, unhurried
 from .link import Link, lost
 from .owner import Owner
+from .pg_settings import PgSettings, SettingsHeld
 from .pool import DatabasePool
 from .reading import Reading
 from .turns import Turn, Turns
@@ -97,6 +99,7 @@ class Transaction:
         self._link: Link | None = None
         self._turns = Turns()
         self._queries: list[Member] = []
+        self._settings = SettingsHeld(owner.settings)
         self._nested: set[Transaction] = set()
         self._interrupts: set[Interrupt] = set()
         self._failure: Exception | None = None
@@ -155,8 +158,10 @@ class Transaction:
         """Execute a statement, such as an INSERT, after all that was asked for before; its rows are read already.
 
         As by SQLAlchemy's `Connection.execute`. Raises the database's error, and QueryError once something
-        in the transaction has failed.
+        in the transaction has failed; and for what writes where others see the transaction's snapshot.
         """
+        if self._shows_snapshot() and not only_reads(statement):
+            raise QueryError("in a transaction whose snapshot others see nothing can be written: use another one")
         return await self._in_turn(lambda connection: connection.execute(statement, parameters))
 
     async def run_sync(self, work: Callable[[Session], T]) -> T:
@@ -194,6 +199,9 @@ class Transaction:
 
     # For queries
 
+    def _shows_snapshot(self) -> bool:
+        return self.on_transaction == "snapshot" or (self._outer is not None and self._outer._shows_snapshot())
+
     def inside(self, other: Transaction | None) -> bool:
         """Whether it is a savepoint in that one, at whatever depth."""
         return self._outer is not None and (self._outer is other or self._outer.inside(other))
@@ -213,7 +221,9 @@ class Transaction:
                 if query.transaction is not self:
                     return None
                 query.begin()
-                return await self._on_link(lambda link: link.ask(query.reading, query.asker.comment), query.interrupt)
+                return await self._on_link(
+                    lambda link: link.ask(query.reading, query.asker), query.interrupt, query.asker
+                )
             finally:
                 turn.end()
 
@@ -232,7 +242,7 @@ class Transaction:
             if self._outer._failure is not None:
                 raise _had_failed(self._outer._failure)
             self._outer._refuse_when_given_up()
-            self._link = self._outer._link
+            self._link, self._settings = self._outer._link, self._outer._settings
             await self._command(f"SAVEPOINT {self._savepoint}")
             self._outer._refuse_when_given_up()
             self._outer._nested.add(self)
@@ -242,7 +252,7 @@ class Transaction:
             with interrupt.window():
                 await self._place.granted
             self._link = await self.pool.connections.take(self._owner)
-            await self._command(self._begin_command())
+            await self._command(self._begin_command(), self._owner.settings)
             if self.on_transaction == "snapshot":
                 self.snapshot = await self._link.export_snapshot()
         self.open = True
@@ -316,6 +326,8 @@ class Transaction:
             raise
         finally:
             if self._outer is not None:
+                # Rolling back to a savepoint takes settings back, too.
+                self._settings.doubt()
                 self._outer._nested.discard(self)
             if self._outer_turn is not None:
                 self._outer_turn.end()
@@ -325,10 +337,10 @@ class Transaction:
                 self.pool.foreground.withdraw(self._place)
                 self._place.release()
 
-    async def _command(self, sql: str) -> None:
+    async def _command(self, sql: str, settings: PgSettings | None = None) -> None:
         assert self._link is not None
         try:
-            await self._link.command(sql)
+            await self._link.begin(sql, settings)
         except Exception as error:
             if lost(error):
                 await self.pool.connections.drop_idle()
@@ -347,7 +359,10 @@ class Transaction:
                 with interrupt.window():
                     await turn.wait()
                 return await self._on_link(
-                    lambda link: link.run(work, self._owner.comment, unseen=contained), interrupt, contained=contained
+                    lambda link: link.run(work, self._owner.comment, unseen=contained),
+                    interrupt,
+                    self._owner,
+                    contained=contained,
                 )
             except asyncio.CancelledError:
                 self._refuse_when_given_up()
@@ -365,15 +380,16 @@ class Transaction:
             raise QueryError("the transaction has been rolled back")
 
     async def _on_link(
-        self, work: Callable[[Link], Awaitable[T]], interrupt: Interrupt, *, contained: bool = False
+        self, work: Callable[[Link], Awaitable[T]], interrupt: Interrupt, owner: Owner, *, contained: bool = False
     ) -> T:
-        """Do something on the connection. An error spoils the transaction, unless it is `contained`."""
+        """Do something for an owner on the connection. An error spoils the transaction, unless it is `contained`."""
         if self._failure is not None:
             raise _had_failed(self._failure)
         if self._link is None:
             raise QueryError("the transaction has ended")
         try:
             with interrupt.window():
+                await self._settings.hold(self._link, owner.settings)
                 answer = await work(self._link)
             if not self._link.in_transaction:
                 raise QueryError("a text has ended the transaction: leave that to the block's end, or to roll_back()")
