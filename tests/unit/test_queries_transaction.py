@@ -559,7 +559,7 @@ async def test_queries_of_a_snapshot_run_side_by_side_and_see_one_state(db: Data
 
 async def test_in_a_snapshot_nothing_can_be_written(db: Database, server: Server) -> None:
     for on_its_connection in (True, False):
-        with pytest.raises((DBAPIError, QueryError), match="read-only transaction|nothing can be written"):
+        with pytest.raises((DBAPIError, QueryError), match=r"read-only transaction|nothing can be written"):
             async with db.transaction("snapshot") as transaction:
                 if on_its_connection:
                     await transaction.execute(new("AAA"))
