@@ -38,6 +38,9 @@ _working: ContextVar[bool] = ContextVar("pushsvc_working", default=False)
 TRY_AGAIN = 1.0
 """Seconds between two tries to start at a request, after one that failed."""
 
+ANSWERED_WITHIN = 4.0
+"""Seconds that a request waits for the start that it began; the start itself goes on."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -85,7 +88,13 @@ class Host:
         try that failed, without another one."""
         if self._parts is None and self._failed is not None and time.monotonic() - self._failed_at < TRY_AGAIN:
             raise self._failed
-        await self._start_once()
+        try:
+            async with asyncio.timeout(ANSWERED_WITHIN):
+                await self._start_once()
+        except TimeoutError:
+            raise Unavailable(
+                "the service is still starting in this process: what it needs does not answer"
+            ) from None
         assert self._parts is not None
         return self._parts
 

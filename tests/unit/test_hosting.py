@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import ModuleType
@@ -22,12 +23,14 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
-from pushsvc import Service
+from pushsvc import Service, hosting
 from pushsvc.errors import SettingsError
 from pushsvc.hosting import _AtSignal, in_worker, outermost
 from pushsvc.settings import Settings
+from pushsvc.tasks import stop
 
 from ..acceptance.clients import until
+from ..contract.kit import soon
 
 
 @asynccontextmanager
@@ -204,6 +207,25 @@ async def test_a_service_that_cannot_start_says_so_everywhere(
         assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
         assert (await http.get("/")).text == "home"
     assert "PUSHSVC_REDIS_URL is not set" in caplog.text
+
+
+async def test_a_request_that_finds_the_service_starting_is_answered_in_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody answers, as when PostgreSQL is frozen, the start goes on without it."""
+    monkeypatch.setattr(hosting, "ANSWERED_WITHIN", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none?sslmode=disable"
+        service = Service(settings=settings.model_copy(update={"database_url": SecretStr(url)}))
+        async with client(Starlette(routes=[Mount("/push", service.asgi())])) as http:
+            answer = await soon(http.get("/push/v1/jobs"))
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            assert "still starting" in answer.json()["detail"]
+            ready = await soon(http.get("/push/readyz"))
+            assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
+    assert service._host._starting is not None
+    await stop(service._host._starting)
+    await service.close()
 
 
 async def test_running_is_one_however_often_it_is_entered(settings: Settings) -> None:
