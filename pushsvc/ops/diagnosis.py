@@ -105,6 +105,17 @@ def _database(facts: DatabaseFacts) -> Iterable[Finding]:
             f"the clock of PostgreSQL ({names}) is {duration(abs(facts.skew) * 1000)} {where} this machine's",
             ("keep all clocks by NTP: deferred jobs, deadlines and tokens go by both",),
         )
+    if facts.row_security is not None and facts.row_security.why_not is not None:
+        role, why = facts.row_security.role, facts.row_security.why_not
+        yield Finding(
+            "engines",
+            "warning",
+            f"row-level security of {names} does not hold for {role}, which {why}",
+            (
+                "give the URL another role, or FORCE ROW LEVEL SECURITY on tables that it owns",
+                'or have jobs change to one: pg_settings={"role": …}',
+            ),
+        )
 
 
 def _redis(facts: RedisFacts) -> Finding:

@@ -26,6 +26,7 @@ from ..store import JobStore, Postgres, Retention
 from ..store.schema import head
 from .budget import Allotment
 from .probe import Probe, Probed
+from .row_security import RowSecurity, read_row_security
 from .servers import STORE, Connection, ServerLimits, allotments, connected, read_limits
 from .slow_queries import JobTime, Queries, read_job_times, read_queries
 
@@ -64,6 +65,8 @@ class DatabaseFacts:
     """Connections to the server, everybody's."""
     queries: Queries | str | None = None
     """What it knows of its queries, or why it does not say; None where no job asks it."""
+    row_security: RowSecurity | None = None
+    """Whether policies hold for the role; None where that is not known, or no job asks it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +159,9 @@ class Doctor:
                 limits = await read_limits(connection)
                 round_trip, skew = await _clock(connection)
                 in_use = await connection.fetchval(IN_USE)
+                row_security = None if names == (STORE,) else await read_row_security(connection)
             queries = None if names == (STORE,) else await self._queries(url)
-            return DatabaseFacts(names, mask_url(url), None, limits, round_trip, skew, in_use, queries)
+            return DatabaseFacts(names, mask_url(url), None, limits, round_trip, skew, in_use, queries, row_security)
         except Exception as error:
             return DatabaseFacts(names, mask_url(url), said(error))
 

@@ -12,6 +12,7 @@ from pushsvc.ops.diagnosis import Diagnosis, Finding, diagnose
 from pushsvc.ops.doctor import DatabaseFacts, Examination, RedisFacts, StoreFacts
 from pushsvc.ops.probe import Probed
 from pushsvc.ops.report import as_json, lines
+from pushsvc.ops.row_security import RowSecurity
 from pushsvc.ops.servers import STORE, ServerLimits, allotments
 from pushsvc.ops.slow_queries import JobTime, Queries, Source, Statement, Statistics
 from pushsvc.settings import Settings
@@ -101,6 +102,25 @@ def test_a_clock_that_differs_is_wrong(skew: float, wrong: bool) -> None:
     assert any(each.mark == "wrong" for each in found) is wrong
     if wrong:
         assert f"600 ms {'ahead of' if skew > 0 else 'behind'} this machine's" in found[1].text
+
+
+@pytest.mark.parametrize(
+    ("secured", "superuser", "bypasses", "owned", "why"),
+    [
+        (0, True, True, (), None),
+        (2, False, False, (), None),
+        (2, True, False, (), "is a superuser"),
+        (2, False, True, ("books",), "has BYPASSRLS"),
+        (2, False, False, ("books", "authors"), "owns books, authors"),
+    ],
+)
+def test_a_role_for_which_policies_do_not_hold_is_warned_of(
+    secured: int, superuser: bool, bypasses: bool, owned: tuple[str, ...], why: str | None
+) -> None:
+    facts = RowSecurity("app", superuser, bypasses, secured, owned)
+    warnings = [each for each in judged("engines", databases=(replace(DATABASE, row_security=facts),)) if each.todo]
+    assert [each.mark for each in warnings] == ([] if why is None else ["warning"])
+    assert why is None or warnings[0].text.endswith(f"{STORE} does not hold for app, which {why}")
 
 
 def test_a_skew_within_a_slow_round_trip_is_no_skew() -> None:

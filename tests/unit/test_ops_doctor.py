@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -13,6 +14,7 @@ from pushsvc import Service
 from pushsvc.errors import Unavailable
 from pushsvc.ops import diagnose, probe
 from pushsvc.ops.doctor import Doctor, said
+from pushsvc.ops.row_security import RowSecurity
 from pushsvc.ops.servers import STORE
 from pushsvc.ops.slow_queries import Queries, Statistics
 from pushsvc.settings import Settings
@@ -121,3 +123,42 @@ def test_what_an_error_says_is_one_line_and_never_a_url(error: BaseException, te
     assert said(error).startswith(text)
     assert "\n" not in said(error)
     assert PASSWORD not in said(error)
+
+
+async def test_whether_policies_hold_is_found_for_the_role_of_the_url(
+    settings: Settings, empty_database_url: str
+) -> None:
+    async def found(url: str) -> RowSecurity | None:
+        return (
+            (await Doctor(settings, Service(settings=settings).jobs, {"primary": url}).examine())
+            .databases[0]
+            .row_security
+        )
+
+    connection = await asyncpg.connect(empty_database_url)
+    role = f"doctor_{uuid4().hex[:8]}"
+    url = empty_database_url.replace("postgres@", f"{role}@", 1)
+    try:
+        before = await found(empty_database_url)
+        assert before is not None
+        assert before.why_not is None  # there are no policies yet
+        await connection.execute(
+            f"CREATE ROLE {role} LOGIN; CREATE TABLE mine (id int); ALTER TABLE mine ENABLE ROW LEVEL SECURITY"
+        )
+        facts = {"a superuser": await found(empty_database_url), "another": await found(url)}
+        await connection.execute(f"ALTER TABLE mine OWNER TO {role}")
+        facts["the owner"] = await found(url)
+        await connection.execute("ALTER TABLE mine FORCE ROW LEVEL SECURITY")
+        facts["the owner, too"] = await found(url)
+        await connection.execute(f"ALTER ROLE {role} BYPASSRLS")
+        facts["bypassing"] = await found(url)
+    finally:
+        await connection.execute(f"DROP TABLE IF EXISTS mine; DROP ROLE IF EXISTS {role}")
+        await connection.close()
+    assert {name: each and each.why_not for name, each in facts.items()} == {
+        "a superuser": "is a superuser",
+        "another": None,
+        "the owner": "owns mine",
+        "the owner, too": None,
+        "bypassing": "has BYPASSRLS",
+    }
