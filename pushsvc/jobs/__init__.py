@@ -4,8 +4,9 @@ from .announce import Announcer
 from .cancel import Canceller
 from .context import JobContext, PgSettingsFor
 from .publications import Publications
-from .registry import JobSpec, Registry, params_model
+from .registry import JobSpec, Registry
 from .results import encode
+from .signature import params_model
 from .submission import JobRequest, Submitter
 from .sweeper import Sweeper
 from .worker import Worker

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..domain import Progress
 from ..errors import SettingsError
-from ..tasks import contained
+from ..tasks import tolerated
 from ..text import legible
 
 if TYPE_CHECKING:
@@ -133,14 +133,15 @@ class JobContext:
 
     def _schedule(self) -> None:
         if not self._closed and (self._teller is None or self._teller.done()):
-            self._teller = asyncio.create_task(contained("telling progress", self._tell_soon()))
+            self._teller = asyncio.create_task(self._tell_soon())
 
     async def _tell_soon(self) -> None:
         """Tell at once, or when the last telling is `PROGRESS_EVERY` ago; what came meanwhile is in it."""
-        await asyncio.sleep(max(0.0, self._told_at + PROGRESS_EVERY - time.monotonic()))
-        self._told_at = time.monotonic()
-        queries: tuple[Mapping[str, Any], ...] = tuple(self.queries)
-        await self._tell(Progress(self.id, self._value, self._message, queries))
+        with tolerated("telling progress"):
+            await asyncio.sleep(max(0.0, self._told_at + PROGRESS_EVERY - time.monotonic()))
+            self._told_at = time.monotonic()
+            queries: tuple[Mapping[str, Any], ...] = tuple(self.queries)
+            await self._tell(Progress(self.id, self._value, self._message, queries))
 
     async def close(self) -> None:
         """At the job's end: no query of it runs on, no progress comes after its result."""

@@ -7,13 +7,16 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr, ValidationError
+from pydantic_core import to_json
 
+from .. import wire
 from ..errors import InvalidParams, SettingsError, UnknownJob
-from .context import JobContext, PgSettingsFor
+from .context import PgSettingsFor
 from .payload import Instants
+from .signature import schema_of
 
 JobFunction = Callable[..., Awaitable[Any] | Any]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
@@ -40,37 +43,48 @@ class JobSpec:
         return inspect.iscoroutinefunction(self.function)
 
     def validate(self, params: Mapping[str, Any]) -> str:
-        """The parameters with their defaults, as JSON text. Raises InvalidParams, naming each that is wrong."""
+        """The parameters as they were given, as JSON text, if the job takes them. Raises InvalidParams, naming each
+        that is wrong.
+
+        What they are validated to here is dropped: the worker validates the same text. So validators see what was
+        sent, nothing has to survive being written and read again, and a default is that of the code that runs.
+        """
         try:
-            return self.params.model_validate(dict(params)).model_dump_json(by_alias=True)
-        except ValidationError as error:
-            raise InvalidParams(
-                f"{self.name} does not take these parameters",
-                errors=[
-                    {"param": ".".join(str(part) for part in found["loc"]), "message": found["msg"]}
-                    for found in error.errors(include_input=False, include_url=False, include_context=False)
-                ],
-            ) from None
+            text = written(params)
+        except ValueError as error:
+            raise InvalidParams(f"{self.name} does not take these parameters: they have no JSON form") from error
+        self._read(text, f"{self.name} does not take these parameters")
+        return text
 
     def arguments(self, params: str) -> dict[str, Any]:
-        """Stored JSON text back to keyword arguments. Raises InvalidParams if the signature has changed since."""
-        try:
-            model = self.params.model_validate_json(params)
-        except ValidationError as error:
-            raise InvalidParams(f"{self.name}'s signature has changed: {error.error_count()} do not fit") from None
+        """Stored JSON text to keyword arguments. Raises InvalidParams if the signature has changed since."""
+        model = self._read(params, f"{self.name}'s signature has changed, or what its parameters may be")
         return {name: getattr(model, name) for name in self.params.model_fields}
 
     @cached_property
     def instants(self) -> Instants:
         """Which of the parameters are instants."""
+        return Instants(self.schema())
+
+    def _read(self, text: str, otherwise: str) -> BaseModel:
         try:
-            return Instants(self.schema())
-        except PydanticUserError:  # one of the parameters has a type that JSON Schema has no words for
-            return Instants({})
+            return self.params.model_validate_json(text)
+        except ValidationError as error:
+            raise InvalidParams(otherwise, errors=wire.mistakes(error, "param")) from None
+
+    def filled(self, params: str) -> dict[str, Any]:
+        """The parameters with the defaults that the schema shows: equal to one that spells them out."""
+        found: dict[str, Any] = wire.load(params)
+        return {**self._defaults, **found}
+
+    @cached_property
+    def _defaults(self) -> Mapping[str, Any]:
+        properties = self.schema().get("properties", {})
+        return {name: each["default"] for name, each in properties.items() if "default" in each}
 
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of the parameters."""
-        return self.params.model_json_schema()
+        return schema_of(self.params)
 
 
 class Registry:
@@ -103,28 +117,20 @@ class Registry:
         return len(self._jobs)
 
 
-def params_model(name: str, function: JobFunction) -> tuple[type[BaseModel], str | None]:
-    """A model of the function's parameters, and which of them takes the JobContext.
+def written(params: Mapping[str, Any]) -> str:
+    """JSON of parameters, be they parsed JSON or, as in a test, values of Python. Raises ValueError."""
+    text = to_json({name: _revealed(value) for name, value in params.items()}, inf_nan_mode="constants")
+    if b"NaN" in text or b"Infinity" in text:
+        wire.load(text)
+    return text.decode()
 
-    Raises SettingsError when the signature can't be spoken to by name: `*args`, `**kwargs`, positional-only.
-    """
-    hints = get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {}
-    context: str | None = None
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise SettingsError(f"job {name}: {parameter} can't be given by name; name each parameter")
-        annotation = hints.get(parameter.name, Any)
-        if annotation is JobContext or (parameter.name == "ctx" and context is None and annotation is Any):
-            context = parameter.name
-            continue
-        default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (annotation, default)
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, validate_default=True, allow_inf_nan=False)
-    try:
-        model = create_model(name, __config__=config, **fields)
-    except Exception as error:
-        raise SettingsError(f"job {name}: a parameter's type has no JSON Schema: {error}") from error
-    if unnamed := fields.keys() - model.model_fields.keys():
-        raise SettingsError(f"job {name}: {min(unnamed)} can't be the name of a parameter")
-    return model, context
+
+def _revealed(value: Any) -> Any:
+    """Secrets as what they are: written by pydantic they would be `**********`."""
+    if isinstance(value, Secret | SecretStr | SecretBytes):
+        return _revealed(value.get_secret_value())
+    if isinstance(value, list | tuple):
+        return [_revealed(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _revealed(each) for name, each in value.items()}
+    return value

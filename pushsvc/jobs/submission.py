@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, Field
 
-from .. import telemetry, wire
+from .. import telemetry
 from ..access import Targets, need_publish
 from ..bus import FAULTS, Queue, Queued, away
 from ..domain import (
@@ -132,7 +132,7 @@ def _submission(
     channels: tuple[str, ...],
     callback: str | None,
 ) -> Submission:
-    asked = spec.instants.in_utc(wire.load(params))
+    asked = spec.instants.in_utc(spec.filled(params))
     coalesce = spec.coalesce and key is None
     return Submission(
         id=new_job_id(),

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from .. import wire
 from ..bus import Publisher, Queue, Queued, Subscriber
 from ..domain import Channel, Job, JobId, JobStatus, Outcome, Submission, job_channel, new_job_id
-from ..errors import JobCancelled
+from ..errors import JobCancelled, JobError, SettingsError
 from ..jobs import JobContext, JobSpec, Registry, params_model
 from ..store import JobStore, Retention
 
@@ -38,7 +38,11 @@ _RETENTION = 0.001
 async def run_probe(ctx: JobContext, databases: list[str]) -> dict[str, float]:
     """Asks each database one query, side by side; the milliseconds until each had answered."""
     begun = time.monotonic()
-    asked = {name: ctx.database(name).load_async(sa.select(sa.literal(1))) for name in databases}
+    try:
+        asked = {name: ctx.database(name).load_async(sa.select(sa.literal(1))) for name in databases}
+    except SettingsError as error:
+        # It is the operator who hears of it.
+        raise JobError(str(error)) from error
     answered = {}
     for name, promise in asked.items():
         await promise
@@ -177,7 +181,7 @@ class Probe:
 
 def _why(job: Job | None) -> str:
     """What its last error says, if it had one."""
-    problem = wire.load(job.error) if job is not None and job.error else {}
+    problem = wire.problem_of(job.error) if job is not None and job.error else {}
     return f": {problem.get('detail') or problem.get('title')}" if problem else ""
 
 
