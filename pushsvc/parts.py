@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import cached_property
 
 from pydantic import SecretStr
+from sqlalchemy.orm import Session
 
 from .access import Rate, Revocations, Slots, Targets, Tokens
 from .bus import BusClient, Publisher, Queue, RedisClient, Scope, connect, connect_bus
@@ -48,6 +49,7 @@ class Parts:
         *,
         prefix: str = "",
         hurried: bool = True,
+        session_class: type[Session] = Session,
     ) -> None:
         """`prefix` is where the API is found from outside: it stands in the links that are encoded once for all.
         `hurried` says that somebody waits for what is asked of the store, as over HTTP."""
@@ -62,6 +64,7 @@ class Parts:
                 name=name,
                 executor_concurrency=settings.executor_concurrency,
                 own_connections=own_connections,
+                session_class=session_class,
             )
             for name, url in self._urls.items()
         }

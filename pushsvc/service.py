@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar, overload
 
 from pydantic import SecretStr
+from sqlalchemy.orm import Session
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
@@ -23,7 +24,7 @@ from .hosting import Attachment, Host, ServiceApp, in_worker
 from .jobs import JobSpec, PgSettingsFor, Registry, Worker, params_model
 from .ops import Doctor, Examination
 from .parts import Parts
-from .queries import Database, PgSettings
+from .queries import Database, PgSettings, check_session_class
 from .settings import LONGEST, LONGEST_VALUE, Settings, parse_duration
 from .tasks import stop
 from .transports import REVOCATIONS, revocation_data
@@ -43,7 +44,8 @@ class Service:
     `settings` defaults to the environment's `PUSHSVC_*`. `databases` names the databases that jobs query,
     as URLs, each with a bound of its own; by default there is `primary`, at `PUSHSVC_DATABASE_URL`. `callback_url`
     is where the last event of every job is POSTed that does not name a URL of its own; by default
-    `PUSHSVC_CALLBACK_URL`.
+    `PUSHSVC_CALLBACK_URL`. `session_class` is the app's own `sqlalchemy.orm.Session`: queries are run as that class
+    runs them, and its listeners hear of each. Raises SettingsError for a class that chooses databases itself.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Service:
         settings: Settings | None = None,
         databases: Mapping[str, str] | None = None,
         callback_url: str | None = None,
+        session_class: type[Session] = Session,
     ) -> None:
         self.settings = Settings.from_env() if settings is None else settings
         if callback_url is not None:
@@ -64,6 +67,7 @@ class Service:
             )
             for name, url in (databases or {}).items()
         }
+        self._session_class = check_session_class(session_class)
         self._handles = itertools.count(1)
         self._host = Host(self._own_parts, self.close)
         self._asgi: ServiceApp | None = None
@@ -261,7 +265,15 @@ class Service:
 
     def _assembled(self, own_connections: int, *, hurried: bool = True) -> Parts:
         prefix = self.settings.root_path + (self._attached.at if self._attached is not None else "")
-        return Parts(self.settings, self.jobs, self._databases, own_connections, prefix=prefix, hurried=hurried)
+        return Parts(
+            self.settings,
+            self.jobs,
+            self._databases,
+            own_connections,
+            prefix=prefix,
+            hurried=hurried,
+            session_class=self._session_class,
+        )
 
     async def check(self, *, web: bool = True) -> None:
         """Raises SettingsError if the service can't start as it is set, BudgetError if the database could not bear

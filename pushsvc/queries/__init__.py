@@ -5,6 +5,7 @@ from .promise import Promise, Status
 from .running.log import Mode, Observer, QueryRecord, Reason
 from .running.pg_settings import PgSettings
 from .running.pool import DatabasePool
+from .running.reading import check_session_class
 from .running.transaction import Transaction
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "Reason",
     "Status",
     "Transaction",
+    "check_session_class",
 ]

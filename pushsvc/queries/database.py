@@ -18,7 +18,7 @@ from .asking import lookups
 from .asking.calculations import Calculations, Column
 from .asking.finders import Finders
 from .asking.naming import caller
-from .asking.preloads import Preloading, check, is_relationship, only_entity_of, taken_over
+from .asking.preloads import Preloading, check, is_relationship, only_entity_of, taken_over, with_related
 from .asking.question import Question
 from .asking.statements import Where
 from .promise import Promise
@@ -29,7 +29,7 @@ from .running.owner import Owner
 from .running.pg_settings import PgSettings
 from .running.pool import DatabasePool
 from .running.query import Query
-from .running.sharing import key_of
+from .running.sharing import key_of, told_apart
 from .running.transaction import Isolation, OnTransaction, Transaction, current
 
 T = TypeVar("T")
@@ -152,14 +152,18 @@ class Database(Finders, Calculations):
             return self._association(source, of)
         if is_relationship(source):
             raise QueryError(f"say what {source} is related to: load_async({source}, of=…)")
-        question = lookups.load(source, where)
-        question.statement, relationships = taken_over(question.statement)
         if is_relationship(preload):
             raise QueryError("`preload` takes a list of relationships")
-        relationships += preload
-        if not relationships:
+        question, relationships = lookups.load(source, where), list(preload)
+        if relationships:
+            check(relationships, only_entity_of(question.statement))
+        if self._pool.reader.listeners.any():
+            # SQLAlchemy tells them of what is related as well, and lets them have their say.
+            question.statement = with_related(question.statement, relationships)
             return self._ask(question)
-        check(relationships, only_entity_of(question.statement))
+        question.statement, taken = taken_over(question.statement)
+        if not (relationships := taken + relationships):
+            return self._ask(question)
         return self._with_preloads(lambda: self._ask(question), relationships)
 
     def preload_async(
@@ -231,7 +235,7 @@ class Database(Finders, Calculations):
             question.origin = caller()
             return self._in_loop(lambda: self._ask(question))
         transaction = self._may_ask(question.name)
-        if question.never:
+        if question.never and not self._pool.reader.listeners.any():
             self._pool.counters["empty"] += 1
             return _without_a_query(question)
         if transaction is not None and transaction.snapshot is None:
@@ -246,7 +250,7 @@ class Database(Finders, Calculations):
         asked = key_of(question)
         key = None if asked is None else (asked, snapshot)
         other = self._flights.get(key) if key is not None else None
-        if other is not None and not other.settled:
+        if other is not None and not other.settled and not told_apart(question, other, self._pool.reader.listeners):
             return other.share(question)
         query = self._query(question)
         if key is not None:

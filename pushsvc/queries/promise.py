@@ -7,7 +7,7 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeVar, overload
 
 from ..errors import QueryCancelled, QueryError
 
@@ -53,7 +53,8 @@ class Promise(Awaitable[T_co], Generic[T_co]):
     promise (by `asyncio.timeout`, a TaskGroup, the job's end), the promise is cancelled with it.
 
     Belongs to the event loop it was made in; made by `Database`, never directly. A job that is a plain `def`
-    runs in a thread, where nothing can be awaited: there, `value()`.
+    runs in a thread, where nothing can be awaited: there, `value()`. A promise itself is no answer: `if promise:`,
+    comparing it, its length and the like raise TypeError.
     """
 
     __slots__ = (
@@ -101,6 +102,37 @@ class Promise(Awaitable[T_co], Generic[T_co]):
 
     def __await__(self) -> Generator[Any, None, T_co]:
         return self._wait().__await__()
+
+    # Forgetting the `await` is to be an error, and never an answer.
+
+    def __bool__(self) -> NoReturn:
+        raise _forgotten("is neither true nor false")
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Promise):
+            return self is other
+        raise _forgotten(f"can't be compared with {type(other).__name__}")
+
+    __hash__ = object.__hash__
+
+    if not TYPE_CHECKING:  # type checkers refuse these by themselves
+
+        def __len__(self) -> NoReturn:
+            raise _forgotten("has no length")
+
+        def __iter__(self) -> NoReturn:
+            raise _forgotten("can't be iterated over")
+
+        def __getitem__(self, key: object) -> NoReturn:
+            raise _forgotten("has no items")
+
+        def __contains__(self, item: object) -> NoReturn:
+            raise _forgotten("contains nothing")
+
+        def __lt__(self, other: object) -> NoReturn:
+            raise _forgotten(f"can't be compared with {type(other).__name__}")
+
+        __le__ = __gt__ = __ge__ = __lt__
 
     def value(self, timeout: float | None = None) -> T_co:
         """The answer, for a job that runs in a thread: blocks until it is there, at most `timeout` seconds.
@@ -229,6 +261,10 @@ class Promise(Awaitable[T_co], Generic[T_co]):
         finally:
             self._awaiting -= 1
             self._waiters.discard(waiter)
+
+
+def _forgotten(what: str) -> TypeError:
+    return TypeError(f"a promise {what}: its answer may be; await it first (in a job that is a plain def: value())")
 
 
 class _Continuation:

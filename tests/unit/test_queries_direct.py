@@ -23,6 +23,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Date,
     DateTime,
     Dialect,
@@ -64,7 +65,7 @@ from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects.postgresql import ranges as pg_ranges
 from sqlalchemy.exc import DBAPIError, InvalidRequestError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.orm import Bundle, aliased, joinedload, with_loader_criteria
+from sqlalchemy.orm import Bundle, Session, aliased, joinedload, with_loader_criteria
 
 from pushsvc.queries.running.direct import REMEMBERED_TEXTS, Compiled, Compiler, fetch, translate
 from pushsvc.store import is_lost
@@ -168,8 +169,15 @@ class Both:
         self.compiler = Compiler(engine)
 
     async def long(self, statement: Any) -> list[Any]:
-        """The rows by SQLAlchemy."""
-        return list((await self.connection.execute(statement)).all())
+        """The rows by a Session of SQLAlchemy's."""
+
+        def execute(connection: Connection) -> list[Any]:
+            with Session(connection, autoflush=False) as session:
+                rows = list(session.execute(statement).all())
+                session.expunge_all()
+                return rows
+
+        return await self.connection.run_sync(execute)
 
     async def short(self, statement: Any) -> tuple[Compiled, list[Any]]:
         """The statement, which SQLAlchemy must have seen the like of, and the records."""
@@ -326,10 +334,6 @@ FORMS: dict[str, tuple[Callable[[Any], Any], tuple[Any, ...]]] = {
     "unnest": (lambda x: select(func.unnest(literal(x, ARRAY(Integer))).column_valued("n")), ([1], [2, 3])),
     "bundle's columns": (lambda x: select(*kept).where(Flight.id == x), (1, 2)),
     "text among the columns": (lambda x: select(text("1 + 1"), Flight.id).where(Flight.id == x), (1, 2)),
-    "option for entities": (
-        lambda x: select(Flight.id).options(with_loader_criteria(Flight, Flight.id > x)),
-        (1, 3),
-    ),
     "text": (
         lambda x: text("SELECT id, fare, carrier AS id FROM queries_flights WHERE id > :x").bindparams(x=x),
         (1, 3, 9),
@@ -432,6 +436,8 @@ LEFT: dict[str, Any] = {
     "entity": select(Flight),
     "entity among columns": select(Flight.id, Flight),
     "alias of an entity": select(other),
+    "criteria for entities": select(Flight.id).options(with_loader_criteria(Flight, Flight.id > 1)),
+    "all columns": select(text("*")).select_from(Flight),
     "bundle": select(Bundle("bundle", Flight.id)),
     "entity with options": select(Flight).options(joinedload(Flight.airport)),
     "entities from a text": select(Flight).from_statement(text("SELECT * FROM queries_flights")),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
 
-from sqlalchemy import ColumnElement, exists, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, exists, func, literal_column, select
+from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql import roles
 from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlalchemy.sql.selectable import SelectBase, TypedReturnsRows
@@ -17,136 +18,230 @@ from .answers import as_average, as_count, as_is, as_sum, grouped, only_value
 from .asking import Asking
 from .naming import subject
 from .question import Question
-from .statements import Where, as_table, contradictory, is_column, is_entity, is_grouped, narrowed, never_matches
+from .statements import (
+    Where,
+    as_table,
+    carried,
+    contradictory,
+    entity_of,
+    is_column,
+    is_entity,
+    is_grouped,
+    is_multiplied,
+    narrowed,
+    never_matches,
+    primary_key,
+    with_columns,
+)
 
 T = TypeVar("T")
 K = TypeVar("K")
+E = TypeVar("E", bound=DeclarativeBase)
+L = TypeVar("L")
+Ks = TypeVarTuple("Ks")
 
 Column = SQLCoreOperations[T] | roles.TypedColumnsClauseRole[T]
 """A column or an expression: what `select()` takes but an entity."""
 
 
-class Calculations(Asking):
-    """The part of `Database` that calculates. Where a statement can't match, nothing is asked: 0, or None."""
+if TYPE_CHECKING:
 
+    class Counts(dict[K, int], int):  # type: ignore[misc]  # nothing is both
+        """To type checkers, what a statement's count is: a number, or a dict of them where it has a GROUP BY.
+
+        Whether it has one is not in the type of a `select()`. Code that takes it for either is right to them.
+        """
+
+
+class Calculations(Asking):
+    """The part of `Database` that calculates. Where a statement can't match, nothing is asked: 0, or None.
+
+    Each takes a column; a statement that selects one; or an entity or a statement, and the column of it:
+    `async_sum(Post.score)`, `async_sum(select(Post.score).limit(9))`, `async_sum(select(Post).limit(9), Post.score)`.
+    """
+
+    @overload
     def async_count(
-        self, source: type[Any] | Column[Any] | SelectBase, *, where: Where | None = None
-    ) -> Promise[int]:
+        self, source: type[Any] | Column[Any], column: Column[Any] | None = None, /, *, where: Where | None = None
+    ) -> Promise[int]: ...
+
+    @overload
+    def async_count(  # type: ignore[overload-overlap]  # who selects objects does not group
+        self, source: TypedReturnsRows[E], column: Column[Any] | None = None, /, *, where: Where | None = None
+    ) -> Promise[int]: ...
+
+    @overload
+    def async_count(
+        self, source: TypedReturnsRows[K], column: Column[Any] | None = None, /, *, where: Where | None = None
+    ) -> Promise[Counts[K]]: ...
+
+    @overload
+    def async_count(
+        self,
+        source: TypedReturnsRows[K, L, *Ks],
+        column: Column[Any] | None = None,
+        /,
+        *,
+        where: Where | None = None,
+    ) -> Promise[Counts[tuple[K, L, *Ks]]]: ...
+
+    @overload
+    def async_count(
+        self, source: SelectBase, column: Column[Any] | None = None, /, *, where: Where | None = None
+    ) -> Promise[Counts[Any]]: ...
+
+    def async_count(self, source: Any, column: Any = None, /, *, where: Where | None = None) -> Promise[Any]:
         """How many rows the entity or the statement has, or how many values that are not NULL the column.
 
         A statement with GROUP BY is counted by group: the answer is a dict from what it selects (a tuple
-        where that is several columns) to the group's count. The types can't tell that; `cast` it.
+        where that is several columns) to the group's count. A type can't tell that from a number, so that of a
+        statement's count is both.
         """
-        return self._ask(count(source, where))
+        return self._ask(count(source, where, column))
 
     @overload
-    def async_sum(self, source: Column[T | None], *, where: Where | None = None) -> Promise[T]: ...
-
-    @overload
-    def async_sum(self, source: TypedReturnsRows[T | None], *, where: Where | None = None) -> Promise[T]: ...
+    def async_sum(self, source: Column[T | None], /, *, where: Where | None = None) -> Promise[T]: ...
 
     @overload
     def async_sum(
-        self, source: TypedReturnsRows[K, T | None], *, where: Where | None = None
+        self, source: type[Any] | SelectBase, column: Column[T | None], /, *, where: Where | None = None
+    ) -> Promise[T]: ...
+
+    @overload
+    def async_sum(self, source: TypedReturnsRows[T | None], /, *, where: Where | None = None) -> Promise[T]: ...
+
+    @overload
+    def async_sum(
+        self, source: TypedReturnsRows[K, T | None], /, *, where: Where | None = None
     ) -> Promise[dict[K, T]]: ...
 
     @overload
-    def async_sum(self, source: SelectBase, *, where: Where | None = None) -> Promise[dict[tuple[Any, ...], Any]]: ...
+    def async_sum(
+        self, source: SelectBase, /, *, where: Where | None = None
+    ) -> Promise[dict[tuple[Any, ...], Any]]: ...
 
-    def async_sum(self, source: Any, *, where: Where | None = None) -> Promise[Any]:
-        """The sum of a column, or of a statement's only one; 0 when there are no rows.
+    def async_sum(self, source: Any, column: Any = None, /, *, where: Where | None = None) -> Promise[Any]:
+        """The sum; 0 when there are no rows.
 
         A statement with GROUP BY that selects the columns it groups by and, last, the one to be summed gives
         a dict: key, or tuple of keys, to sum. So it is with the minimum, maximum and average.
         """
-        return self._ask(aggregate("Sum", func.sum, source, where, as_sum))
+        return self._ask(aggregate("Sum", func.sum, source, column, where, as_sum))
 
     @overload
-    def async_minimum(self, source: Column[T | None], *, where: Where | None = None) -> Promise[T | None]: ...
+    def async_minimum(self, source: Column[T | None], /, *, where: Where | None = None) -> Promise[T | None]: ...
 
     @overload
     def async_minimum(
-        self, source: TypedReturnsRows[T | None], *, where: Where | None = None
+        self, source: type[Any] | SelectBase, column: Column[T | None], /, *, where: Where | None = None
     ) -> Promise[T | None]: ...
 
     @overload
     def async_minimum(
-        self, source: TypedReturnsRows[K, T | None], *, where: Where | None = None
+        self, source: TypedReturnsRows[T | None], /, *, where: Where | None = None
+    ) -> Promise[T | None]: ...
+
+    @overload
+    def async_minimum(
+        self, source: TypedReturnsRows[K, T | None], /, *, where: Where | None = None
     ) -> Promise[dict[K, T | None]]: ...
 
     @overload
     def async_minimum(
-        self, source: SelectBase, *, where: Where | None = None
+        self, source: SelectBase, /, *, where: Where | None = None
     ) -> Promise[dict[tuple[Any, ...], Any]]: ...
 
-    def async_minimum(self, source: Any, *, where: Where | None = None) -> Promise[Any]:
-        """The least value of a column, or of a statement's only one; None when there are no rows."""
-        return self._ask(aggregate("Minimum", func.min, source, where, lambda _: as_is))
+    def async_minimum(self, source: Any, column: Any = None, /, *, where: Where | None = None) -> Promise[Any]:
+        """The least value; None when there are no rows."""
+        return self._ask(aggregate("Minimum", func.min, source, column, where, lambda _: as_is))
 
     @overload
-    def async_maximum(self, source: Column[T | None], *, where: Where | None = None) -> Promise[T | None]: ...
+    def async_maximum(self, source: Column[T | None], /, *, where: Where | None = None) -> Promise[T | None]: ...
 
     @overload
     def async_maximum(
-        self, source: TypedReturnsRows[T | None], *, where: Where | None = None
+        self, source: type[Any] | SelectBase, column: Column[T | None], /, *, where: Where | None = None
     ) -> Promise[T | None]: ...
 
     @overload
     def async_maximum(
-        self, source: TypedReturnsRows[K, T | None], *, where: Where | None = None
+        self, source: TypedReturnsRows[T | None], /, *, where: Where | None = None
+    ) -> Promise[T | None]: ...
+
+    @overload
+    def async_maximum(
+        self, source: TypedReturnsRows[K, T | None], /, *, where: Where | None = None
     ) -> Promise[dict[K, T | None]]: ...
 
     @overload
     def async_maximum(
-        self, source: SelectBase, *, where: Where | None = None
+        self, source: SelectBase, /, *, where: Where | None = None
     ) -> Promise[dict[tuple[Any, ...], Any]]: ...
 
-    def async_maximum(self, source: Any, *, where: Where | None = None) -> Promise[Any]:
-        """The greatest value of a column, or of a statement's only one; None when there are no rows."""
-        return self._ask(aggregate("Maximum", func.max, source, where, lambda _: as_is))
+    def async_maximum(self, source: Any, column: Any = None, /, *, where: Where | None = None) -> Promise[Any]:
+        """The greatest value; None when there are no rows."""
+        return self._ask(aggregate("Maximum", func.max, source, column, where, lambda _: as_is))
 
     @overload
-    def async_average(self, source: Column[Any], *, where: Where | None = None) -> Promise[float | None]: ...
-
-    @overload
-    def async_average(self, source: TypedReturnsRows[T], *, where: Where | None = None) -> Promise[float | None]: ...
+    def async_average(self, source: Column[Any], /, *, where: Where | None = None) -> Promise[float | None]: ...
 
     @overload
     def async_average(
-        self, source: TypedReturnsRows[K, T], *, where: Where | None = None
+        self, source: type[Any] | SelectBase, column: Column[Any], /, *, where: Where | None = None
+    ) -> Promise[float | None]: ...
+
+    @overload
+    def async_average(
+        self, source: TypedReturnsRows[T], /, *, where: Where | None = None
+    ) -> Promise[float | None]: ...
+
+    @overload
+    def async_average(
+        self, source: TypedReturnsRows[K, T], /, *, where: Where | None = None
     ) -> Promise[dict[K, float | None]]: ...
 
     @overload
     def async_average(
-        self, source: SelectBase, *, where: Where | None = None
+        self, source: SelectBase, /, *, where: Where | None = None
     ) -> Promise[dict[tuple[Any, ...], float | None]]: ...
 
-    def async_average(self, source: Any, *, where: Where | None = None) -> Promise[Any]:
-        """The mean of a column, or of a statement's only one, as a float; None when there are no rows."""
-        return self._ask(aggregate("Average", func.avg, source, where, lambda _: as_average))
+    def async_average(self, source: Any, column: Any = None, /, *, where: Where | None = None) -> Promise[Any]:
+        """The mean as a float, of intervals as a timedelta; None when there are no rows."""
+        return self._ask(aggregate("Average", func.avg, source, column, where, lambda _: as_average))
 
     def async_exists(
-        self, source: type[Any] | Column[Any] | SelectBase, *, where: Where | None = None
+        self,
+        source: type[Any] | Column[Any] | SelectBase,
+        column: Column[Any] | None = None,
+        /,
+        *,
+        where: Where | None = None,
     ) -> Promise[bool]:
         """Whether the entity or the statement has any row, or the column any value that is not NULL."""
-        return self._ask(existence(source, where))
+        return self._ask(existence(source, where, column))
 
 
-def count(source: Any, where: Where | None) -> Question[Any]:
+def count(source: Any, where: Where | None, column: Any = None) -> Question[Any]:
     """How many rows an entity or a statement has, or how many values that are not NULL a column has."""
     name = f"{subject(source)} Count"
+    counted: Any
     if isinstance(source, SelectBase):
         statement = narrowed(source, where)
         never = never_matches(statement)
         if is_grouped(statement):
-            return Question(name, statement.add_columns(func.count()), grouped(as_count), never=never)
-        counted = select(func.count()).select_from(as_table(statement))
-        return Question(name, counted, only_value(as_count), never=never)
-    counted = narrowed(_counted(source), where)
+            by_group = statement.add_columns(func.count() if column is None else func.count(column))
+            return Question(name, by_group, grouped(as_count, name), never=never)
+        if column is not None:
+            values = as_table(_of_column(statement, column))
+            counted = select(func.count(values.c[0]))
+        else:
+            counted = select(func.count()).select_from(as_table(_rows_of_objects(statement)))
+        return Question(name, carried(statement, counted), only_value(as_count), never=never)
+    counted = narrowed(_counted(source, column), where)
     return Question(name, counted, only_value(as_count), never=contradictory(counted))
 
 
-def existence(source: Any, where: Where | None) -> Question[bool]:
+def existence(source: Any, where: Where | None, column: Any = None) -> Question[bool]:
     """Whether there is a row, or a value that is not NULL."""
     rows: Any
     if is_column(source):
@@ -157,19 +252,29 @@ def existence(source: Any, where: Where | None) -> Question[bool]:
         rows = source
     else:
         raise QueryError(f"can't look for {source!r}: it is no entity, column or select()")
+    if column is not None:
+        rows = _with_values(source, rows, column)
     rows = narrowed(rows, where)
-    return Question(f"{subject(source)} Exists", select(exists(rows)), only_value(bool), never=never_matches(rows))
+    found = carried(rows, select(exists(rows)))
+    return Question(f"{subject(source)} Exists", found, only_value(bool), never=never_matches(rows))
 
 
 def aggregate(
     verb: str,
     function: Callable[[Any], ColumnElement[Any]],
     source: Any,
+    column: Any,
     where: Where | None,
     converter: Callable[[ColumnElement[Any]], Callable[[Any], Any]],
 ) -> Question[Any]:
     """One value from one column; from several, the last one's value for each of the others."""
     name = f"{subject(source)} {verb}"
+    if column is not None:
+        if is_entity(source):
+            source = select(source)
+        if not isinstance(source, SelectBase):
+            raise QueryError(f"can't take the {verb.lower()} of a column of {source!r}: it is no entity or select()")
+        source = _of_column(source, column)
     if is_column(source):
         statement = narrowed(select(function(source)), where)
         return Question(name, statement, only_value(converter(source)), never=contradictory(statement))
@@ -179,18 +284,57 @@ def aggregate(
     never = never_matches(statement)
     columns = list(statement.selected_columns)
     if is_grouped(statement) and len(columns) > 1:
-        *keys, column = [described["expr"] for described in statement.column_descriptions]
-        by_key = statement.with_only_columns(*keys, function(column), maintain_column_froms=True)
-        return Question(name, by_key, grouped(converter(columns[-1])), never=never)
+        *keys, last = [described["expr"] for described in statement.column_descriptions]
+        by_key = with_columns(statement, *keys, function(last))
+        return Question(name, by_key, grouped(converter(columns[-1]), name), never=never)
     if is_grouped(statement) or len(columns) != 1:
         raise QueryError(
-            f"the {verb.lower()} is of one column: select just that, or the columns to group by and it as the last"
+            f"the {verb.lower()} is of one column: select just that, or the columns to group by and it as the last; "
+            "or give the column beside the select()"
         )
     table = as_table(statement)
-    return Question(name, select(function(table.c[0])), only_value(converter(columns[0])), never=never)
+    value = carried(statement, select(function(table.c[0])))
+    return Question(name, value, only_value(converter(columns[0])), never=never)
 
 
-def _counted(source: Any) -> Any:
+def _of_column(statement: Any, column: Any) -> Any:
+    """The statement of this column; one that is grouped keeps what it selects in front of it."""
+    if not is_column(column):
+        raise QueryError(f"{column!r} is no column")
+    if not isinstance(statement, Select):
+        raise QueryError("a column can be taken of an entity or a select() only")
+    keys = [described["expr"] for described in statement.column_descriptions] if is_grouped(statement) else []
+    return with_columns(statement, *keys, column)
+
+
+def _with_values(source: Any, rows: Any, column: Any) -> Any:
+    """The rows in which the column has a value."""
+    if not is_column(column):
+        raise QueryError(f"{column!r} is no column")
+    if is_column(source) or not isinstance(rows, Select):
+        raise QueryError("a column can be looked for in an entity or a select() only")
+    if is_grouped(rows) or rows._has_row_limiting_clause:
+        values = as_table(_of_column(rows, column))
+        column = list(values.c)[-1]
+        return carried(rows, select(column).where(column.is_not(None)))
+    return rows.where(column.is_not(None))
+
+
+def _rows_of_objects(statement: Any) -> Any:
+    """The statement with a row for each object that would be loaded, if a join of its own has multiplied them."""
+    if not is_multiplied(statement):
+        return statement
+    if len(statement.column_descriptions) != 1:
+        raise QueryError("contains_eager() leaves open how many rows of several things there are: select one entity")
+    keys = as_table(with_columns(statement, *primary_key(entity_of(statement))))
+    return select(*keys.c).distinct()
+
+
+def _counted(source: Any, column: Any) -> Any:
+    if column is not None:
+        if not is_column(column) or is_column(source) or not is_entity(source):
+            raise QueryError(f"can't count the values of {column!r} in {source!r}: give an entity and a column of it")
+        return select(func.count(column)).select_from(source)
     if is_column(source):
         return select(func.count(source))
     if is_entity(source):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -12,21 +13,24 @@ from sqlalchemy.types import NullType
 
 from ...domain import Json
 from ...errors import QueryError, RecordNotFound
-from .answers import as_count, as_list, first, only_value
+from .answers import as_count, as_list, first, once, only_value
 from .naming import subject
 from .question import Question
 from .statements import (
     Where,
+    carried,
     entity_of,
     is_column,
     is_distinct_on,
     is_entity,
+    is_multiplied,
     is_ordered,
     limited_to_one,
     mapper_of,
     narrowed,
     never_matches,
     primary_key,
+    with_columns,
 )
 
 
@@ -51,7 +55,9 @@ def pick(source: Any, columns: Sequence[Any], where: Where | None) -> Question[A
 def ids(source: Any, where: Where | None) -> Question[list[Any]]:
     """The primary keys."""
     statement = _columns(source, primary_key(_entity(source)), where)
-    return Question(f"{subject(source)} Ids", statement, as_list, never=never_matches(statement))
+    # A join that fills collections has several rows for one object.
+    finish = once if is_multiplied(source) else as_list
+    return Question(f"{subject(source)} Ids", statement, finish, never=never_matches(statement))
 
 
 def first_of(source: Any, where: Where | None) -> Question[Any]:
@@ -109,7 +115,8 @@ def find_by_sql(source: Any, rest: tuple[Any, ...], values: Mapping[str, Any]) -
         return Question("SQL Load", _bound(source, _parameters(rest), values), as_list)
     if mapper_of(source) is None or not rest:
         raise QueryError("async_find_by_sql takes a mapped class, if any, then the SQL, then its parameters")
-    statement = select(source).from_statement(_bound(rest[0], _parameters(rest[1:]), values))
+    text_ = _bound(rest[0], _parameters(rest[1:]), values)
+    statement = carried(text_, select(source).from_statement(text_))
     return Question(f"{subject(source)} Load", statement, as_list)
 
 
@@ -133,7 +140,7 @@ def json(source: Any, where: Where | None) -> Question[Json]:
     # json_agg puts spaces and line ends between the rows.
     joined = func.string_agg(cast(func.row_to_json(rows.table_valued()), Text), ",")
     array = func.concat("[", joined, "]", type_=Text)
-    written = select(func.convert_to(array, "UTF8", type_=LargeBinary))
+    written = carried(statement, select(func.convert_to(array, "UTF8", type_=LargeBinary)))
     name = f"{subject(source)} JSON"
     return Question(name, written, only_value(_as_json), never=never_matches(statement))
 
@@ -163,7 +170,7 @@ def _columns(source: Any, columns: Sequence[Any], where: Where | None) -> Any:
     if columns:
         if not isinstance(statement, Select):
             raise QueryError("columns can be taken of an entity or a select() only")
-        return statement.with_only_columns(*columns, maintain_column_froms=True)
+        return with_columns(statement, *columns)
     # A union's, or a text's, are columns anyway.
     if any(not is_column(described["expr"]) for described in getattr(statement, "column_descriptions", ())):
         raise QueryError(f"say which columns of {subject(source)}")
@@ -231,12 +238,34 @@ def _bound(sql: Any, parameters: Mapping[str, Any] | None, values: Mapping[str, 
     missing = [name for name, bind in known.items() if name not in given and bind.required]
     if missing:
         raise QueryError(f"the SQL needs a value for {', '.join(f':{name}' for name in sorted(missing))}")
-    for name, value in given.items():
+    for name, value in list(given.items()):
         if isinstance(value, list | set | frozenset) and isinstance(known[name].type, NullType):
             # It goes where SQL has `IN :name`, unless the author says that it is an array.
-            clause = clause.bindparams(bindparam(name, expanding=True))
-            given[name] = list(value)
+            if value:
+                clause = clause.bindparams(bindparam(name, expanding=True))
+                given[name] = list(value)
+            else:
+                clause = _without_any(clause, name)
+                del given[name]
     return clause.bindparams(**given)
+
+
+def _without_any(clause: TextClause, name: str) -> TextClause:
+    """The text with what is in an empty list for `IN :name`. Raises QueryError where the list stands elsewhere.
+
+    What SQLAlchemy puts for an empty list are integers, which PostgreSQL does not compare with a text. What is
+    put here takes the type of what it is compared with.
+    """
+    empty = re.compile(
+        rf"(?P<not>\bnot\s+)?\bin\s*(?P<bracket>\()?\s*(?<![:\w\\]):{name}(?![:\w])(?(bracket)\s*\))", re.IGNORECASE
+    )
+    sql = empty.sub(lambda found: "<> ALL ('{}')" if found["not"] else "= ANY ('{}')", clause.text)
+    if re.search(rf"(?<![:\w\\]):{name}(?![:\w])", sql):
+        raise QueryError(f":{name} is an empty list outside of `IN :{name}`: say its type with bindparam()")
+    changed: TextClause = clause._generate()
+    changed.text = sql
+    changed._bindparams = {known: bind for known, bind in clause._bindparams.items() if known != name}
+    return changed
 
 
 def _as_json(data: bytes | None) -> Json:

@@ -9,12 +9,14 @@ from typing import Any
 
 from sqlalchemy import inspect, select, tuple_
 from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.orm import InstanceState, Load, QueryableAttribute, RelationshipProperty, aliased
+from sqlalchemy.orm import InstanceState, Load, QueryableAttribute, RelationshipProperty, aliased, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.interfaces import LoaderOption
 
 from ...errors import QueryError
 from ..promise import Promise
 from .question import Question
+from .schemas import options_of
 from .statements import entity_of
 
 Ask = Callable[[Question[Any]], Promise[Any]]
@@ -23,6 +25,7 @@ BATCH = 500
 """For how many rows one query loads what is related to them, as SQLAlchemy's `selectinload` does."""
 
 _SELECTIN = (("lazy", "selectin"),)
+_EAGER = (_SELECTIN, (("lazy", "joined"),), (("lazy", "subquery"),), (("lazy", "immediate"),))
 
 
 class Preloading:
@@ -67,8 +70,9 @@ class Preloading:
             for relationship in self._relationships:
                 # An outer join has rows with None.
                 missing = [row for row in self._instances if row is not None and not _has(row, relationship)]
-                for first in range(0, len(missing), BATCH):
-                    self._parts.append(self._ask(related(relationship, missing[first : first + BATCH])))
+                for alike in _loaded_alike(missing):
+                    for first in range(0, len(alike), BATCH):
+                        self._parts.append(self._ask(related(relationship, alike[first : first + BATCH])))
         except Exception as error:
             self.abandoned(self.promise)
             self.promise.reject(error)
@@ -100,17 +104,29 @@ def _want(part: Promise[Any]) -> None:
     part.need()
 
 
+def _loaded_alike(instances: Sequence[Any]) -> list[list[Any]]:
+    """The rows, apart by the criteria and the schemas that they were loaded with: these hold for what is related."""
+    alike: defaultdict[Any, list[Any]] = defaultdict(list)
+    for instance in instances:
+        state = inspect(instance)
+        alike[tuple(map(id, state.load_options)), id(options_of(state).get("schema_translate_map"))].append(instance)
+    return list(alike.values())
+
+
 def related(relationship: QueryableAttribute[Any], instances: Sequence[Any]) -> Question[None]:
-    """What is related to these, and is set on them when it has come."""
+    """What is related to these, which were loaded alike, and is set on them when it has come."""
     mapper = relationship.parent.mapper
     target = relationship.property.entity.entity
     source = aliased(mapper.class_)
     keys = [getattr(source, mapper.get_property_by_column(column).key) for column in mapper.primary_key]
     by_key = {tuple(mapper.primary_key_from_instance(instance)): instance for instance in instances}
     wanted = keys[0].in_([key for (key,) in by_key]) if len(keys) == 1 else tuple_(*keys).in_(by_key)
-    statement: Any = select(*keys, target).join(getattr(source, relationship.key)).where(wanted)
+    statement: Any = _joined(select(*keys, target), source, relationship.property).where(wanted)
     if relationship.property.order_by:
         statement = statement.order_by(*relationship.property.order_by)
+    state: Any = inspect(instances[0])
+    criteria = [option for option in state.load_options if not isinstance(option, LoaderOption)]
+    statement = statement.options(*criteria).execution_options(**options_of(state))
 
     def finish(rows: list[Any]) -> None:
         found: defaultdict[tuple[Any, ...], list[Any]] = defaultdict(list)
@@ -124,6 +140,20 @@ def related(relationship: QueryableAttribute[Any], instances: Sequence[Any]) -> 
     return Question(f"{mapper.class_.__name__} {relationship.key} Preload", statement, finish)
 
 
+def _joined(statement: Any, source: Any, relationship: Any) -> Any:
+    """The statement from the source to what is related to it."""
+    if relationship.secondary is None or not relationship.order_by:
+        return statement.join(getattr(source, relationship.key))
+    # A join by the attribute gives the table between an alias, and the order may be by its columns.
+    from_source = inspect(source)._adapter.traverse(relationship.primaryjoin)
+    target = relationship.entity.entity
+    return (
+        statement.select_from(source)
+        .join(relationship.secondary, from_source)
+        .join(target, relationship.secondaryjoin)
+    )
+
+
 def taken_over(statement: Any) -> tuple[Any, list[QueryableAttribute[Any]]]:
     """The statement without the `selectinload` options that can run side by side, and what those load.
 
@@ -131,7 +161,8 @@ def taken_over(statement: Any) -> tuple[Any, list[QueryableAttribute[Any]]]:
     out one after another on the statement's own connection.
     """
     options: tuple[Any, ...] = getattr(statement, "_with_options", ())
-    # One that is of another kind, such as `with_loader_criteria`, holds for what is related too.
+    # One that is of another kind, such as `with_loader_criteria`, may hold for what is related too, and so may an
+    # option of execution.
     if not options or any(type(option) is not Load for option in options) or statement.get_execution_options():
         return statement, []
     entity = only_entity_of(statement)
@@ -150,6 +181,14 @@ def taken_over(statement: Any) -> tuple[Any, list[QueryableAttribute[Any]]]:
         statement = statement._generate()
         statement._with_options = tuple(left)
     return statement, taken
+
+
+def with_related(statement: Any, relationships: Sequence[Any]) -> Any:
+    """The statement, which has SQLAlchemy load these relationships, as its options say where they say it already."""
+    elements = [load for option in getattr(statement, "_with_options", ()) for load in getattr(option, "context", ())]
+    loaded = {load.path[1] for load in elements if len(load.path) > 1 and load.strategy in _EAGER}
+    missing = [selectinload(each) for each in relationships if each.property not in loaded]
+    return statement.options(*missing) if missing else statement
 
 
 def only_entity_of(statement: Any) -> Any:

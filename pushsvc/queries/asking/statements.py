@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import BinaryExpression, BindParameter, ColumnClause, ColumnElement, Select, TextClause, inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import QueryableAttribute
+from sqlalchemy.orm.interfaces import LoaderOption
 from sqlalchemy.sql import ColumnExpressionArgument, operators
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import BooleanClauseList, False_
@@ -77,6 +78,42 @@ def narrowed(statement: Any, where: Where | None) -> Any:
     return statement.where(where)
 
 
+def carried(source: Any, derived: Any) -> Any:
+    """The derived statement with what the source's author has said of it: criteria, and options of execution.
+
+    Options for loading stay behind: nothing of that kind is loaded by a statement of other columns.
+    """
+    if criteria := _criteria(source):
+        derived = derived.options(*criteria)
+    execution = source.get_execution_options()
+    return derived.execution_options(**execution) if execution else derived
+
+
+def with_columns(statement: Any, *columns: Any) -> Any:
+    """The statement, a select(), with these columns in place of its own; without options for loading, as above."""
+    # SQLAlchemy puts options aside with the columns that they were given for, and they hold for subqueries no more.
+    bare = statement._generate()
+    bare._with_options = ()
+    chosen = bare.with_only_columns(*columns, maintain_column_froms=True)
+    return chosen.options(*_criteria(statement))
+
+
+def _criteria(statement: Any) -> list[Any]:
+    """The options that are none for loading. There is no public way to look into options; tests pin this one."""
+    given = [*getattr(statement, "_with_options", ())]
+    given += [
+        option for aside in getattr(statement, "_memoized_select_entities", ()) for option in aside._with_options
+    ]
+    return [option for option in given if not isinstance(option, LoaderOption)]
+
+
+def is_multiplied(statement: Any) -> bool:
+    """Whether it fills collections from the rows of its own join, so that several rows make one object."""
+    options = getattr(statement, "_with_options", ())
+    elements = (element for option in options for element in getattr(option, "context", ()))
+    return any("eager_from_alias" in getattr(element, "local_opts", ()) for element in elements)
+
+
 def as_table(statement: Any) -> Any:
     """The statement as a subquery.
 
@@ -101,7 +138,7 @@ def is_ordered(statement: Any) -> bool:
 
 def limited_to_one(statement: Any) -> Any:
     """The statement with no more than its first row, where that can be said without lifting a limit of its own."""
-    if not isinstance(statement, Select) or statement._fetch_clause is not None:
+    if not isinstance(statement, Select) or statement._fetch_clause is not None or is_multiplied(statement):
         return statement
     limit = statement._limit_clause
     if limit is None or (isinstance(limit, BindParameter) and limit.callable is None and limit.effective_value):

@@ -13,6 +13,8 @@ These parts of SQLAlchemy 2.1 are not public; a test pins each:
 - `_init_compiled` of an execution context: to bind. It does all that there is to it, such as `IN` lists.
 - `_cached_metadata` of a compiled statement, with its `_processors` and `_adapt_to_context`: to read. It is
   there only where SQLAlchemy itself would use it again. `CursorResultMetaData` makes it of a text's columns.
+- `_entities` of an ORM statement's `compile_state`, with their `_label_name` and `_extra_entities`, and
+  `SimpleResultMetaData`: a Session names values by attributes.
 - `_handle_exception_no_connection` of the dialect's connection: to raise what SQLAlchemy raises.
 """
 
@@ -30,6 +32,7 @@ from sqlalchemy import CompoundSelect, Row, Select, TextClause, TextualSelect
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.engine import Dialect, IteratorResult
 from sqlalchemy.engine.cursor import CursorResultMetaData
+from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import immutabledict
@@ -54,13 +57,14 @@ class Compiled:
     What the methods make of the driver's records is equal to what SQLAlchemy makes of them.
     """
 
-    __slots__ = ("_metadata", "arguments", "context", "sql")
+    __slots__ = ("_metadata", "_names", "arguments", "context", "sql")
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: Any, names: _Names | None = None) -> None:
         self.sql: str = context.statement
         self.arguments: tuple[Any, ...] = context.parameters[0]
         self.context = context
         self._metadata = context.compiled._cached_metadata
+        self._names = names
 
     def answer(self, records: Sequence[asyncpg.Record]) -> list[Any]:
         """The values where one column is selected, else the rows."""
@@ -75,6 +79,8 @@ class Compiled:
         if metadata is None:
             names = records[0].keys()
             metadata = _metadata_of_text(self, [(name, None) for name in names])
+        elif self._names is not None:
+            metadata = self._names.metadata(self.context.invoked_statement, metadata)
         else:
             # A row can be asked for a value by the very expression that was selected, and these are not those
             # of the statement that SQLAlchemy has compiled.
@@ -90,6 +96,30 @@ class Compiled:
         return [process(record[0]) for record in records]
 
 
+class _Names:
+    """What the ORM calls the values of a row: an attribute's name need not be its column's."""
+
+    def __init__(self, entities: Sequence[Any]) -> None:
+        self._labels = [entity._label_name for entity in entities]
+        self._found_by = [entity._extra_entities for entity in entities]
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def metadata(self, statement: Any, of_core: Any) -> SimpleResultMetaData:
+        """Of a statement's rows. They can be asked for a value by its very expressions, too."""
+        columns = zip(self._found_by, _columns(statement, len(self)), strict=True)
+        return SimpleResultMetaData(
+            self._labels, [(*known, column) for known, column in columns], _processors=of_core._processors
+        )
+
+
+def _columns(statement: Any, number: int) -> Sequence[Any]:
+    """The expressions that a statement selects; looked for only where a table stands for all its columns."""
+    columns: Sequence[Any] = statement._raw_columns
+    return columns if len(columns) == number else list(statement.selected_columns)
+
+
 class Compiler:
     """Knows which statements can go the short way. One for each engine, whose cache it reads."""
 
@@ -98,35 +128,38 @@ class Compiler:
         self._cache: Any = engine.sync_engine._compiled_cache
         self._nowhere = _Nowhere(engine.dialect)
         # By what SQLAlchemy has compiled, which is the same object for all statements of a shape.
-        self._verdicts: MutableMapping[Any, bool] = WeakKeyDictionary()
+        self._verdicts: MutableMapping[Any, _Verdict] = WeakKeyDictionary()
 
     def compile(self, statement: Any) -> Compiled | None:
         """The statement with its values, those that are callable called now. None: SQLAlchemy has to run it.
 
-        That is so for what the ORM builds from rows, for what writes or may write, for statements with
-        execution options, for any that SQLAlchemy does not cache or finds an error in, while its log of
+        That is so for what the ORM builds from rows, for what writes or may write, for statements with options,
+        also of execution, for any that SQLAlchemy does not cache or finds an error in, while its log of
         statements is on, and for the first one of a shape.
         """
-        if not isinstance(statement, _FORMS) or statement.get_execution_options():
+        if not isinstance(statement, _FORMS) or statement.get_execution_options() or statement._with_options:
             return None
         if _sqlalchemy_log.isEnabledFor(logging.INFO):
             return None
         key = statement._generate_cache_key()
         compiled = None if key is None else self._cache.get((self._dialect, key.key, (), False, False))
-        if key is None or compiled is None or not self._can_run(compiled, statement):
+        if key is None or compiled is None:
+            return None
+        verdict = self._verdict(compiled, statement)
+        if not verdict.plain:
             return None
         try:
-            return Compiled(self._bind(compiled, statement, key))
+            return Compiled(self._bind(compiled, statement, key), verdict.names)
         except Exception:
             # A value is missing or can't be bound: SQLAlchemy finds that too, and says it in its own words.
             return None
 
-    def _can_run(self, compiled: Any, statement: Any) -> bool:
+    def _verdict(self, compiled: Any, statement: Any) -> _Verdict:
         if compiled._cached_metadata is None and not isinstance(statement, TextClause):
-            return False
+            return _NO
         verdict = self._verdicts.get(compiled)
         if verdict is None:
-            self._verdicts[compiled] = verdict = _has_plain_answer(statement)
+            self._verdicts[compiled] = verdict = _judge(compiled, statement)
         return verdict
 
     def _bind(self, compiled: Any, statement: Any, key: Any) -> Any:
@@ -155,6 +188,33 @@ class _Nowhere:
 
     def cursor(self) -> None:
         return None
+
+
+class _Verdict:
+    """Whether a shape's answer is `plain`, and by what names; None: by Core's."""
+
+    __slots__ = ("names", "plain")
+
+    def __init__(self, plain: bool, names: _Names | None = None) -> None:
+        self.plain = plain
+        self.names = names
+
+
+_NO = _Verdict(False)
+
+
+def _judge(compiled: Any, statement: Any) -> _Verdict:
+    if not _has_plain_answer(statement):
+        return _NO
+    entities = getattr(compiled.compile_state, "_entities", None)
+    if entities is None:
+        return _Verdict(True)
+    if compiled.compile_state.compile_options._is_star:
+        return _NO
+    names = _Names(entities)
+    # As it is but for texts of several columns.
+    one_each = len(names) == len(compiled._cached_metadata._processors) == len(_columns(statement, len(names)))
+    return _Verdict(True, names) if one_each else _NO
 
 
 def _has_plain_answer(statement: Any) -> bool:

@@ -45,6 +45,7 @@ def make_engine(conninfo: Conninfo, name: str) -> AsyncEngine:
       The comment holds the job's id, so no job's text ever comes again: with SQLAlchemy's default of 100, each
       connection keeps 100 dead statements in the server (+3 MB) and sends a Close for the oldest with each new
       one. What goes straight to the driver has a cache of its own, `direct.fetch`.
+    - No cursors in the server, which need a transaction: rows are read all at once, with `yield_per` too.
     """
     engine = create_async_engine(
         "postgresql+asyncpg://",
@@ -59,6 +60,7 @@ def make_engine(conninfo: Conninfo, name: str) -> AsyncEngine:
             "server_settings": {"application_name": f"pushsvc {name}"},
         },
     )
+    engine.dialect.supports_server_side_cursors = False
     event.listen(engine.sync_engine, "connect", _watch_client)
     event.listen(engine.sync_engine, "before_cursor_execute", _add_comment, retval=True)
     event.listen(engine.sync_engine, "handle_error", _recognise_disconnect)

@@ -6,10 +6,12 @@ import asyncio
 from collections import Counter
 from typing import Protocol
 
+from sqlalchemy.orm import Session
+
 from ...errors import QueryError
 from .connections import Connections
-from .direct import Compiler
 from .executor import Lane
+from .reading import Reader, check_session_class
 
 BACKLOG_PER_PLACE = 4
 """How many queries may wait for each that may run."""
@@ -30,18 +32,26 @@ class DatabasePool:
     is the most connections this ever opens; none is opened before the first query.
 
     `url` is any PostgreSQL URL, unix sockets included (`postgresql://user@/db?host=/dir`). Raises
-    SettingsError when it is not one. Belongs to one event loop at a time: when that is over, the next to ask
+    SettingsError when it is not one. `session_class` is the author's own `Session`, by whose ways and listeners
+    queries are run. Belongs to one event loop at a time: when that is over, the next to ask
     starts anew.
     """
 
     def __init__(
-        self, url: str, *, name: str = "primary", executor_concurrency: int = 4, own_connections: int = 10
+        self,
+        url: str,
+        *,
+        name: str = "primary",
+        executor_concurrency: int = 4,
+        own_connections: int = 10,
+        session_class: type[Session] = Session,
     ) -> None:
         self.name = name
         self.size = executor_concurrency + own_connections
         """The most connections it ever has."""
         self._url = url
         self._places = executor_concurrency, own_connections
+        self._session_class = check_session_class(session_class)
         self._start_anew()
         self.counters: Counter[str] = Counter()
         """How many queries went each way: `async`, `foreground:<reason>`, `shared`, and `empty` without a query."""
@@ -81,7 +91,7 @@ class DatabasePool:
     def _start_anew(self) -> None:
         executor, own = self._places
         self.connections = Connections(self._url, name=self.name)
-        self.compiler = Compiler(self.connections.engine)
+        self.reader = Reader(self.connections.engine, self._session_class)
         self.executor = Lane("async", executor, backlog=BACKLOG_PER_PLACE * executor)
         self.foreground = Lane("foreground", own, each=1)
         self._handles: set[Handle] = set()

@@ -19,7 +19,6 @@ from .interrupt import Interrupt
 from .log import Observer, QueryRecord, Reason, log_answer, log_shared
 from .owner import Owner
 from .pool import DatabasePool
-from .reading import Reading
 from .transaction import Transaction, current
 
 logger = logging.getLogger("pushsvc.queries")
@@ -45,7 +44,7 @@ class Query:
         self.asker = asker
         self.owner = asker.name
         self.question = question
-        self.reading = Reading(question, pool.compiler)
+        self.reading = pool.reader.reading(question)
         self.record = QueryRecord(question.name, scheduled=time.monotonic())
         self.promise: Promise[Any] = Promise(self)
         self.asked: dict[Promise[Any], Question[Any]] = {self.promise: question}
@@ -60,7 +59,7 @@ class Query:
         self._observer = observer
         self._origin = question.origin or caller()
         # The job's own context, whichever task happens to free the place that this query gets.
-        self._context = contextvars.copy_context()
+        self.context = contextvars.copy_context()
 
     @property
     def awaited(self) -> bool:
@@ -93,7 +92,7 @@ class Query:
         self._leave_to_foreground(reason)
         self.transaction = transaction
         ask = transaction.join(self)
-        self.task = asyncio.get_running_loop().create_task(self._run(ask), context=self._context)
+        self.task = asyncio.get_running_loop().create_task(self._run(ask), context=self.context)
 
     def share(self, question: Question[Any]) -> Promise[Any]:
         """Another promise, of what that question makes of the same rows."""
@@ -114,7 +113,7 @@ class Query:
         else:
             self.record.mode, self.record.reason = "async", None
         self.begin()
-        self.task = asyncio.get_running_loop().create_task(self._run_in_lane(freed), context=self._context)
+        self.task = asyncio.get_running_loop().create_task(self._run_in_lane(freed), context=self.context)
 
     def begin(self) -> None:
         """It has a connection now."""

@@ -1,44 +1,77 @@
-"""One reading of a question: by which way its rows come."""
+"""The one way from a question to its rows: what a Session gives, and the short way only where nobody could tell."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
+from ...errors import SettingsError
 from ..asking.question import Question
+from ..asking.schemas import note
 from .direct import Compiled, Compiler
+from .listening import Listeners
+
+
+class Reader:
+    """How the questions of one pool are read: by Sessions of this class, the author's own if there is one."""
+
+    def __init__(self, engine: AsyncEngine, session_class: type[Session]) -> None:
+        self.session_class = session_class
+        self.compiler = Compiler(engine)
+        self.listeners = Listeners(engine.sync_engine, session_class)
+
+    def reading(self, question: Question[Any]) -> Reading:
+        """The question, ready to be read."""
+        short = not question.entities and not self.listeners.any()
+        compiled = self.compiler.compile(question.statement) if short else None
+        return Reading(question, compiled, self)
+
+    def session(self, connection: Connection, **how: Any) -> Session:
+        """A Session of the author's class on this connection."""
+        return self.session_class(connection, expire_on_commit=False, **how)
 
 
 class Reading:
-    """A question on its way to a connection. `compiled` goes straight to the driver; None: by SQLAlchemy."""
+    """A question on its way to a connection. `compiled` goes straight to the driver; None: a Session reads it."""
 
-    __slots__ = ("compiled", "question")
+    __slots__ = ("_reader", "compiled", "question")
 
-    def __init__(self, question: Question[Any], compiler: Compiler) -> None:
+    def __init__(self, question: Question[Any], compiled: Compiled | None, reader: Reader) -> None:
         self.question = question
-        self.compiled: Compiled | None = None if question.entities else compiler.compile(question.statement)
+        self.compiled = compiled
+        self._reader = reader
 
     def rows(self, connection: Connection) -> list[Any]:
-        """The rows, by SQLAlchemy."""
-        statement = self.question.statement
-        if not self.question.entities:
-            result: Any = connection.execute(statement)
-            rows = list(result.scalars() if len(result.keys()) == 1 else result)
-            connection.rollback()
-            return rows
+        """The rows, by a Session: the things themselves where one thing is selected, else Row."""
         # A session of its own for each query, as an AsyncSession serves one task at a time.
-        with Session(connection, autoflush=False, expire_on_commit=False) as session:
-            loaded: Any = session.execute(statement)
-            # Its `keys()` leave out what has no name, such as an alias. There is no public way to ask how many
-            # things a row has; a test pins this one.
-            if len(loaded._metadata._keys) == 1:
-                loaded = loaded.scalars()
+        with self._reader.session(connection, autoflush=False) as session:
+            result: Any = session.execute(self.question.statement)
+            # `keys()` of what the ORM gives leave out what has no name, such as an alias. There is no public way
+            # to ask how many things a row has; a test pins this one.
+            if getattr(result, "returns_rows", True) and len(result._metadata._keys) == 1:
+                result = result.scalars()
             # Set by the ORM where a joined eager load has multiplied the rows; reading them is an error then,
             # unless asked to be unique. There is no public way to ask; a test pins it.
-            if (getattr(loaded, "_real_result", None) or loaded)._unique_filter_state:
-                loaded = loaded.unique()
-            rows = list(loaded.all())
+            if (getattr(result, "_real_result", None) or result)._unique_filter_state:
+                result = result.unique()
+            rows = list(result.all())
+            if self.question.entities:
+                note(self.question.statement, session.identity_map.all_states())
             session.expunge_all()
             return rows
+
+
+def check_session_class(session_class: Any) -> type[Session]:
+    """Raises SettingsError for what is no class of sessions that can be given a connection."""
+    if not (isinstance(session_class, type) and issubclass(session_class, Session)):
+        raise SettingsError(
+            f"session_class takes a subclass of sqlalchemy.orm.Session, not {session_class!r}: "
+            "of a sessionmaker give its `class_`, of an AsyncSession its `sync_session_class`"
+        )
+    if session_class.get_bind is not Session.get_bind:
+        name = session_class.__name__
+        raise SettingsError(f"{name}.get_bind chooses databases; here they have names: Service(databases={{…}})")
+    return session_class

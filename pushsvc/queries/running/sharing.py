@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from contextvars import Context, copy_context
 from datetime import time
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import ColumnClause, TextClause
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import GenerativeSelect
 from sqlalchemy.sql.visitors import iterate
+from sqlalchemy.types import TypeDecorator, UserDefinedType
 from sqlalchemy.util import LRUCache
 
 from ..asking.question import Question
 from ..asking.statements import only_reads
+from .listening import Listeners, built_by
 
 STABLE = frozenset(
     """
@@ -41,11 +44,15 @@ _TEXTS = ("_prefixes", "_suffixes", "_statement_hints")
 class _Shape:
     """Stands for all statements that differ in their arguments only: their common key takes long to hash."""
 
-    __slots__ = ("stable",)
+    __slots__ = ("custom", "stable")
 
     def __init__(self, statement: Any) -> None:
-        self.stable = only_reads(statement) and all(map(_part_is_stable, iterate(statement)))
+        parts = list(iterate(statement))
+        self.stable = only_reads(statement) and all(map(_part_is_stable, parts))
+        self.custom = any(_is_custom(getattr(part, "type", None)) for part in parts)
 
+
+_NOTHING = object()
 
 _shapes: LRUCache[Hashable, _Shape] = LRUCache(1000)
 
@@ -71,6 +78,45 @@ def key_of(question: Question[Any]) -> Hashable | None:
     except TypeError:
         return None
     return shape, arguments
+
+
+class Asked(Protocol):
+    """A query that was asked for."""
+
+    @property
+    def question(self) -> Question[Any]:
+        """What it asks."""
+
+    @property
+    def context(self) -> Context:
+        """Where it was asked for."""
+
+
+def told_apart(question: Question[Any], other: Asked, listeners: Listeners) -> bool:
+    """Whether code of the author's may give this question another answer than that equal one gets.
+
+    Such code runs while a query does: listeners, and types that convert values. It may read what differs between the
+    two, such as a context variable.
+    """
+    if listeners.any():
+        return True
+    mappers = built_by(question.statement) if question.entities else set()
+    if listeners.of_loading(mappers):
+        return True
+    key = question.statement._generate_cache_key()
+    shape = _shapes.get(key.key)
+    custom = (
+        shape is None or shape.custom or any(_is_custom(column.type) for each in mappers for column in each.columns)
+    )
+    return custom and not _same(copy_context(), other.context)
+
+
+def _same(context: Context, other: Context) -> bool:
+    return len(context) == len(other) and all(other.get(key, _NOTHING) is value for key, value in context.items())
+
+
+def _is_custom(kind: Any) -> bool:
+    return isinstance(kind, TypeDecorator | UserDefinedType)
 
 
 def _part_is_stable(part: Any) -> bool:

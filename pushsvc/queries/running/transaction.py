@@ -175,8 +175,7 @@ class Transaction:
         def run(connection: Connection) -> T:
             if not connection.in_transaction():
                 connection.begin()
-            how: Any = {"expire_on_commit": False, "join_transaction_mode": "create_savepoint"}
-            with Session(connection, **how) as session:
+            with self.pool.reader.session(connection, join_transaction_mode="create_savepoint") as session:
                 answer = work(session)
                 session.commit()
                 session.expunge_all()
