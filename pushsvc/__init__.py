@@ -2,8 +2,9 @@
 
 from importlib.metadata import version
 
+from .domain import Principal
 from .errors import JobError, PushsvcError
-from .jobs import JobContext
+from .jobs import JobContext, current_job
 from .queries import Database, Promise
 from .service import Service
 from .settings import Settings
@@ -14,10 +15,12 @@ __all__ = [
     "Database",
     "JobContext",
     "JobError",
+    "Principal",
     "Promise",
     "PushsvcError",
     "Service",
     "Settings",
     "__version__",
+    "current_job",
     "verify_webhook",
 ]

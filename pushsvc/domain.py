@@ -274,6 +274,8 @@ class Principal:
     expires_at: datetime | None = None
     issued_at: datetime | None = None
     token_id: str | None = None
+    login: bool = False
+    """Whether the app's own login says so, anew for each request, rather than a token."""
 
     @property
     def holder(self) -> tuple[str, str]:
@@ -285,6 +287,10 @@ class Principal:
         if self.expires_at is None:
             return most
         return min(most, max(0.0, (self.expires_at - datetime.now(UTC)).total_seconds()))
+
+
+NOBODY = Principal("", scopes=frozenset({"read"}))
+"""Who asks without saying who it is: only what nobody in particular owns is for its eyes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from .endpoints import Catalogue, HandedOver, Layer, Office, name_places, on_handed_over
 from .errors import BudgetError, PushsvcError, SettingsError, Unavailable
 from .parts import Parts
 from .transports import REVOCATIONS
@@ -171,7 +172,9 @@ class ServiceApp:
 class Attachment:
     """A Starlette or FastAPI app that the service has joined."""
 
-    def __init__(self, app: Starlette, at: str, host: Host, api: ASGIApp) -> None:
+    def __init__(
+        self, app: Starlette, at: str, host: Host, api: ASGIApp, catalogue: Catalogue, record_limit: int
+    ) -> None:
         if not re.fullmatch(r"(/[^/?#\s{}]+)+", at):
             raise SettingsError(f"attach: at={at!r} is not a path such as /push")
         if not isinstance(app, Starlette):
@@ -187,6 +190,19 @@ class Attachment:
         self._lifespan = app.router.lifespan_context
         app.router.routes.insert(0, Mount(at, api, name="pushsvc"))
         app.router.lifespan_context = self._joined
+        app.add_exception_handler(HandedOver, on_handed_over)
+        self._catalogue = catalogue
+        self._limit = record_limit
+        self._stack = app.build_middleware_stack
+        vars(app)["build_middleware_stack"] = self._with_layer
+
+    def _with_layer(self) -> ASGIApp:
+        """The app's stack with our layer outside of all, once every route is there."""
+        name_places(self.app.routes, self._catalogue)
+        return Layer(self._stack(), self._office, problem_response, self.at, self._limit)
+
+    async def _office(self) -> Office:
+        return (await self._host.ensure()).office
 
     @asynccontextmanager
     async def _joined(self, app: Any) -> AsyncIterator[Any]:

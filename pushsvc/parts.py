@@ -10,8 +10,9 @@ from functools import cached_property
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
-from .access import Rate, Revocations, Slots, Targets, Tokens
+from .access import Login, Logins, Rate, Revocations, Slots, Targets, Tokens
 from .bus import BusClient, Publisher, Queue, RedisClient, Scope, connect, connect_bus
+from .endpoints import Office, Seals
 from .errors import BadRequest, SettingsError
 from .hub import Hub
 from .jobs import Announcer, Canceller, Publications, Registry, Submitter, Sweeper, Worker
@@ -25,13 +26,14 @@ from .store import (
     JobStore,
     PositionStore,
     Postgres,
+    RecordStore,
     Retention,
     TicketStore,
     WebhookStore,
     check_schema,
 )
 from .transports import Connection, Desk, Gate, RevocationListener
-from .web import Api, JobViews, Submissions
+from .web import Api, JobViews, Submissions, problem_response
 from .webhooks import Courier, Sender, SigningSecrets
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Parts:
         own_connections: int,
         *,
         prefix: str = "",
+        login: Login | None = None,
         hurried: bool = True,
         session_class: type[Session] = Session,
     ) -> None:
@@ -55,6 +58,7 @@ class Parts:
         `hurried` says that somebody waits for what is asked of the store, as over HTTP."""
         self.settings = settings
         self.prefix = prefix
+        self._login = login
         self.jobs = jobs
         self.url = settings.need("database_url")
         self._urls = databases or {"primary": SecretStr(self.url)}
@@ -202,6 +206,47 @@ class Parts:
         )
 
     @cached_property
+    def records(self) -> RecordStore:
+        return RecordStore(self.postgres)
+
+    @cached_property
+    def seals(self) -> Seals:
+        before = [secret.get_secret_value() for secret in self.settings.previous_secrets]
+        return Seals([self.settings.need("secret"), *before])
+
+    @cached_property
+    def logins(self) -> Logins:
+        return Logins(self._login, self.tokens, self.settings.allowed_origins, self.settings.login_check)
+
+    @cached_property
+    def office(self) -> Office:
+        return Office(
+            logins=self.logins,
+            door=self.submissions,
+            records=self.records,
+            seals=self.seals,
+            jobs=self.store,
+            hub=self.hub,
+            canceller=self.canceller,
+            views=self.views,
+            settings=self.settings,
+            problem=problem_response,
+        )
+
+    @cached_property
+    def views(self) -> JobViews:
+        return JobViews(self.store, self.publisher, self.prefix)
+
+    @cached_property
+    def submissions(self) -> Submissions:
+        submitter = Submitter(self.jobs, self.store, self.queue, self.settings)
+        return Submissions(submitter, self.events, self.views)
+
+    @cached_property
+    def canceller(self) -> Canceller:
+        return Canceller(self.store, self.publisher, self.announcer)
+
+    @cached_property
     def connections(self) -> Slots[Connection]:
         return Slots(self.settings.connection_limit)
 
@@ -213,14 +258,12 @@ class Parts:
     def api(self) -> Api:
         settings = self.settings
         gate = Gate(self.store, settings.channel_limit)
-        views = JobViews(self.store, self.publisher, self.prefix)
-        submissions = Submissions(Submitter(self.jobs, self.store, self.queue, settings), self.events, views)
         desk = Desk(
             hub=self.hub,
             gate=gate,
             tokens=self.tokens,
             positions=PositionStore(self.postgres, settings.device_limit),
-            submit=submissions.over_socket,
+            submit=self.submissions.over_socket,
             settings=settings,
             connections=self.connections,
             rate=Rate(settings.rate_limit),
@@ -236,13 +279,14 @@ class Parts:
             signing_secrets=self.signing_secrets,
             tickets=TicketStore(self.postgres),
             publisher=self.publisher,
-            submissions=submissions,
-            views=views,
-            canceller=Canceller(self.store, self.publisher, self.announcer),
+            submissions=self.submissions,
+            views=self.views,
+            canceller=self.canceller,
             hub=self.hub,
             gate=gate,
             desk=desk,
             prefix=self.prefix,
+            office=self.office,
         )
 
     async def close(self) -> None:

@@ -11,17 +11,19 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, TypeVar, overload
 
+from anyio import to_thread
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from .access import DEFAULT_SCOPES
-from .domain import Channel, Position, Revocation, check_channel, check_name, check_subject, check_tenant
+from .access import DEFAULT_SCOPES, Login
+from .domain import Channel, Json, Position, Revocation, check_channel, check_name, check_subject, check_tenant
+from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Replayer
 from .errors import BadRequest, PushsvcError, SettingsError
 from .hosting import Attachment, Host, ServiceApp, in_worker
-from .jobs import JobSpec, PgSettingsFor, Registry, Worker, params_model
+from .jobs import JobContext, JobSpec, PgSettingsFor, Registry, Worker, params_model
 from .ops import Doctor, Examination
 from .parts import Parts
 from .queries import Database, PgSettings, check_session_class
@@ -55,6 +57,7 @@ class Service:
         databases: Mapping[str, str] | None = None,
         callback_url: str | None = None,
         session_class: type[Session] = Session,
+        principal: Login | None = None,
     ) -> None:
         self.settings = Settings.from_env() if settings is None else settings
         if callback_url is not None:
@@ -71,6 +74,9 @@ class Service:
         self._handles = itertools.count(1)
         self._host = Host(self._own_parts, self.close)
         self._asgi: ServiceApp | None = None
+        self._login = principal
+        self._catalogue = Catalogue(self.jobs, self._replay)
+        self._replayer: Replayer | None = None
         self._attached: Attachment | None = None
         self._parts: Parts | None = None
         self._working: Parts | None = None
@@ -154,7 +160,55 @@ class Service:
         """
         if self._attached is not None:
             raise SettingsError("service.attach was called already: a service has one app")
-        self._attached = Attachment(app, at, self._host, self.asgi())
+        self._attached = Attachment(app, at, self._host, self.asgi(), self._catalogue, self.settings.record_limit)
+
+    def respond_async(
+        self,
+        *,
+        wait: float | str = 2.0,
+        name: str | None = None,
+        timeout: float | str = 300.0,
+        retention: float | str | None = None,
+        coalesce: bool = False,
+        cache_for: float | str | None = None,
+        only_if_asked: bool = False,
+        otherwise: Otherwise = "refuse",
+        cancel_on_disconnect: bool = False,
+        repeat: bool = False,
+    ) -> Mark:
+        """Let an endpoint of the attached app answer later: an entry of `middleware=[…]` of a Starlette route or
+        mount, or a decorator on the endpoint's function, under FastAPI's own.
+
+        What is done within `wait` (or the client's `Prefer: wait=N`) goes back as it is; what takes longer becomes
+        `202` and a job of this `name`, by default the route's. The request is run in a worker, through the whole app,
+        for `timeout` at most, and its answer is kept for `retention`. A method that may change something is not run
+        again when a worker dies, unless `repeat`. Equal `GET`s in flight are one with `coalesce`; for `cache_for` a
+        fresh answer is given again. With `only_if_asked` nobody gets a `202` who did not ask with `Prefer`. When the
+        service can't take a request, `otherwise="run"` runs it where it came. With `cancel_on_disconnect` a client
+        that goes away cancels it.
+
+        Durations are seconds, or text like `"60s"`. Raises SettingsError for what is none of these.
+        """
+        kept = self.settings.retention if retention is None else retention
+        if otherwise not in ("refuse", "run"):
+            raise SettingsError("respond_async: otherwise is 'refuse' or 'run'")
+        options = EndpointOptions(
+            wait=0.0 if wait == 0 else _seconds("respond_async: wait", wait),
+            timeout=_seconds("respond_async: timeout", timeout),
+            retention=_seconds("respond_async: retention", kept),
+            coalesce=coalesce,
+            cache_for=0.0 if cache_for is None else _seconds("respond_async: cache_for", cache_for),
+            only_if_asked=only_if_asked,
+            otherwise=otherwise,
+            cancel_on_disconnect=cancel_on_disconnect,
+            repeat=repeat,
+        )
+        return Mark(self._catalogue, options, name)
+
+    async def _replay(self, job: JobContext, options: EndpointOptions) -> Json:
+        if self._replayer is None:
+            raise SettingsError("an endpoint's job runs in a worker of a service that is attached to an app")
+        return await self._replayer.replay(job, options)
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """`async with service.running():` in the lifespan of an app that mounts `service.asgi()` by itself.
@@ -273,6 +327,7 @@ class Service:
             prefix=prefix,
             hurried=hurried,
             session_class=self._session_class,
+            login=self._login,
         )
 
     async def check(self, *, web: bool = True) -> None:
@@ -296,11 +351,17 @@ class Service:
         try:
             worker, courier = parts.worker(), parts.courier
             await parts.check()
-            async with in_worker(self._attached.app if self._attached is not None else None):
+            app = self._attached.app if self._attached is not None else None
+            async with in_worker(app) as state:
+                if app is not None and self._catalogue.options:
+                    limit = self.settings.result_limit
+                    self._replayer = Replayer(app, state, parts.records, parts.seals, limit)
+                    threads = to_thread.current_default_thread_limiter()
+                    threads.total_tokens = max(threads.total_tokens, self.settings.max_jobs)
                 await self._work(parts, worker, courier, until)
         finally:
             await parts.close()
-            self._working = None
+            self._working = self._replayer = None
 
     async def _work(self, parts: Parts, worker: Worker, courier: Courier, until: asyncio.Event) -> None:
         sweeping = asyncio.create_task(parts.sweeper.run(), name="sweeper")
@@ -311,7 +372,10 @@ class Service:
         try:
             await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
             worker.stop()
+            until_drained = asyncio.get_running_loop().time() + self.settings.drain
             await running
+            if self._replayer is not None:
+                await self._replayer.close(max(0.0, until_drained - asyncio.get_running_loop().time()))
             courier.stop()
             await sending
         finally:

@@ -104,6 +104,10 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     webhook_timeout: Seconds = 15.0
     webhook_period: Seconds = 86400.0
 
+    previous_secrets: Annotated[tuple[SecretStr, ...], BeforeValidator(_parse_list)] = ()
+    record_limit: Bytes = 64 * 1024**2
+    login_check: Seconds = 300.0
+
     allowed_origins: Names = ()
     body_limit: Bytes = 1024**2
     frame_limit: Bytes = 64 * 1024
@@ -162,7 +166,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
                 if name == "callback_url":
                     # Whatever follows the host of a webhook's URL may be what keeps strangers from it.
                     value = re.sub(r"(://[^/?#]*).*", r"\1/***", value)
-            elif name == "webhook_secrets":
+            elif name in ("webhook_secrets", "previous_secrets"):
                 value = ", ".join("***" for _ in value)
             shown[PREFIX + name.upper()] = "" if value is None else str(value)
         return shown

@@ -124,6 +124,11 @@ class Background:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    async def finish(self, within: float) -> None:
+        """Wait so many seconds for what runs to end by itself."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=within)
+
     async def stop(self) -> None:
         """Cancel what runs, until it has ended."""
         await stop(*self._tasks)

@@ -2,6 +2,7 @@
 
 from .channels import may_hear, need_publish, owns
 from .limits import Rate, Slots
+from .logins import Login, Logins, Who
 from .origins import allowed_origin
 from .revocations import Revocations
 from .targets import Target, Targets, parse_target
@@ -11,12 +12,15 @@ from .tokens import DEFAULT_SCOPES, Tokens, bearer, need_scope
 __all__ = [
     "DEFAULT_SCOPES",
     "LIFETIME",
+    "Login",
+    "Logins",
     "Rate",
     "Revocations",
     "Slots",
     "Target",
     "Targets",
     "Tokens",
+    "Who",
     "allowed_origin",
     "bearer",
     "claims_of",

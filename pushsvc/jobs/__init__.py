@@ -3,9 +3,10 @@
 from .announce import Announcer
 from .cancel import Canceller
 from .context import JobContext, PgSettingsFor
+from .current import NoJob, current_job, enter
 from .publications import Publications
 from .registry import JobSpec, Registry
-from .results import encode
+from .results import Answered, encode
 from .signature import params_model
 from .submission import JobRequest, Submitter
 from .sweeper import Sweeper
@@ -13,16 +14,20 @@ from .worker import Worker
 
 __all__ = [
     "Announcer",
+    "Answered",
     "Canceller",
     "JobContext",
     "JobRequest",
     "JobSpec",
+    "NoJob",
     "PgSettingsFor",
     "Publications",
     "Registry",
     "Submitter",
     "Sweeper",
     "Worker",
+    "current_job",
     "encode",
+    "enter",
     "params_model",
 ]

@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -20,7 +20,7 @@ from ..store import MAX_LOSSES, Requeue
 from .context import JobContext
 from .failures import Failure
 from .registry import JobSpec, Registry
-from .results import encode, success
+from .results import Answered, encode, success
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,9 @@ class Attempt:
             return self._failed(JobFailed("the job cancelled itself")), None
         except JobExpired as error:
             return self._end(JobStatus.EXPIRED, error), None
+        except Answered as answered:
+            ending = self._failed(answered.error) if self._stop is None else self._stopped(self._stop)
+            return replace(ending, result=answered.result) if isinstance(ending, Outcome) else ending, None
         except Exception as error:
             # What a job raises while it is being stopped is not why it ended.
             return self._failed(error) if self._stop is None else self._stopped(self._stop), None

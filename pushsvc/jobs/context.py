@@ -109,7 +109,7 @@ class JobContext:
             self._schedule()
         else:
             self._loop.call_soon_threadsafe(self._schedule)
-        return _Breath()
+        return Breath()
 
     def pg_settings(self) -> Mapping[str, Any] | None:
         """The settings of PostgreSQL's that hold for its queries, found out when it first uses a database.
@@ -156,7 +156,7 @@ def _refuse_recursion(context: JobContext) -> None:
     raise SettingsError(f"pg_settings of {context.name} can't ask the database: they are for that")
 
 
-class _Breath(Awaitable[None]):
+class Breath(Awaitable[None]):
     """Lets other tasks run when awaited, and says nothing when it is not."""
 
     def __await__(self) -> Generator[Any, None, None]:

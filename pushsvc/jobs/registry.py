@@ -37,6 +37,8 @@ class JobSpec:
     """The name of the parameter that takes the JobContext, if there is one."""
     pg_settings: PgSettingsFor = None
     """What holds for its queries in PostgreSQL."""
+    recorded: bool = False
+    """Whether it is an endpoint, whose jobs are recorded requests: nobody submits one by its name."""
 
     @property
     def is_async(self) -> bool:

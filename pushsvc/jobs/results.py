@@ -100,6 +100,15 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
+class Answered(Exception):
+    """The job has failed with `error`, and yet has a result, which is kept: an endpoint's own error page."""
+
+    def __init__(self, error: BaseException, result: bytes) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.result = result
+
+
 def success(job: Any, version: int, result: bytes, inline_limit: int) -> Outcome:
     """The outcome of a job that succeeded; beyond `inline_limit` bytes, events carry a reference to it."""
     inline = len(result) <= inline_limit

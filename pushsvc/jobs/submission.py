@@ -25,7 +25,7 @@ from ..domain import (
     check_moment,
     new_job_id,
 )
-from ..errors import BadRequest, QueueFull, Unavailable
+from ..errors import BadRequest, QueueFull, Unavailable, UnknownJob
 from ..settings import Settings
 from ..store import JobStore
 from ..store.batching import Batcher
@@ -73,8 +73,12 @@ class Submitter:
         Raises UnknownJob, InvalidParams, BadRequest, Forbidden, KeyReused, QueueFull: nothing is stored then.
         Raises Unavailable when PostgreSQL is away.
         """
-        submission = self._check(principal, request, key)
-        self._refuse_when_full()
+        return await self.accept(self._check(principal, request, key))
+
+    async def accept(self, submission: Submission) -> Accepted:
+        """Store what has been checked, as `submit` does. Raises KeyReused, QueueFull: nothing is stored then; and
+        Unavailable: then it may have been."""
+        self.refuse_when_full()
         accepted = await self._store.insert(submission)
         job = accepted.job
         if job.status is JobStatus.QUEUED:
@@ -86,6 +90,8 @@ class Submitter:
 
     def _check(self, principal: Principal, request: JobRequest, key: str | None) -> Submission:
         spec = self._registry.get(request.job)
+        if spec.recorded:
+            raise UnknownJob(f"{request.job} is an endpoint: send it a request")
         params = spec.validate(request.params)
         channels = tuple(dict.fromkeys(check_channel(name) for name in request.channels))
         if bad := [name for name in channels if name.startswith("job:")]:
@@ -99,7 +105,7 @@ class Submitter:
         made = _submission(principal, request, key, spec, params, channels, callback)
         return made if callback else replace(made, callback_url=self._callback)
 
-    def _refuse_when_full(self) -> None:
+    def refuse_when_full(self) -> None:
         """Raises QueueFull by a count at most a little old; counting never delays a submission."""
         now = time.monotonic()
         if now - self._depth_at > DEPTH_EVERY and not self._background:

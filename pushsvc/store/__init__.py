@@ -7,6 +7,7 @@ from .faults import described, is_away, is_lost
 from .jobs import MAX_LOSSES, Finished, JobStore, Requeue
 from .positions import Device, PositionStore
 from .postgres import UNHURRIED, Connection, Postgres
+from .records import Entered, KeptAnswer, Record, RecordStore
 from .retention import Retention
 from .schema import check_schema, migrate
 from .tickets import TicketStore
@@ -20,13 +21,17 @@ __all__ = [
     "Connection",
     "Conninfo",
     "Device",
+    "Entered",
     "EventStore",
     "Finished",
     "JobStore",
+    "KeptAnswer",
     "Page",
     "PositionStore",
     "Postgres",
     "Published",
+    "Record",
+    "RecordStore",
     "Requeue",
     "Retention",
     "TicketStore",

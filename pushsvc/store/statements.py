@@ -202,6 +202,8 @@ WITH given AS (
     FROM (SELECT *, CASE callback_url WHEN 'default' THEN $9 ELSE callback_url END AS url FROM done) d
     WHERE url IS NOT NULL
     RETURNING job
+), forgotten AS (
+    DELETE FROM pushsvc.records r USING done d WHERE r.job = d.id
 )
 SELECT {", ".join(f"d.{column.strip()}" for column in JOB.split(","))},
     c.name AS channel, c.epoch, l."offset", k.job IS NOT NULL AS called

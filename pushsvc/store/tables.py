@@ -18,6 +18,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     Table,
@@ -297,4 +298,49 @@ beats = Table(
     Column("beat_at", _moment, nullable=False),
     Column("overdue_at", _moment, nullable=False),
     Column("grace_until", _moment),
+)
+
+records = Table(
+    "records",
+    metadata,
+    # The id of the job that it is to be: its row comes last, and takes this with it when the job ends.
+    Column("job", Text, primary_key=True),
+    Column("deployment", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("head", LargeBinary, nullable=False),
+    # How many there are; NULL as long as the body is still coming.
+    Column("pieces", Integer),
+    # By whom it was begun to be replayed last.
+    Column("entered", Text),
+    Column("touched_at", _moment, nullable=False, server_default=func.now()),
+)
+Index("records_touched_idx", records.c.deployment, records.c.touched_at)
+
+record_pieces = Table(
+    "record_pieces",
+    metadata,
+    Column("job", Text, ForeignKey(records.c.job, ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    # Of jobs that were recorded requests: what is kept beside the result, as long as that.
+    Column("job", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("deployment", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("cookies", LargeBinary),
+    Column("digest", Text),
+    Column("fresh_until", _moment),
+)
+Index(
+    "answers_digest_idx",
+    answers.c.deployment,
+    answers.c.tenant,
+    answers.c.digest,
+    postgresql_where=text("digest IS NOT NULL"),
 )

@@ -7,7 +7,7 @@ from .revoked import REVOCATIONS, RevocationListener, revocation_data
 from .session import RETRY_MS, Connection, Desk, Session
 from .sockets import EXTENSION, AsgiSocket, DirectHttp, DirectProtocol
 from .sse import STREAM_HEADERS, EventStream, nothing_follows
-from .waiting import until_final
+from .waiting import until_ended, until_final
 
 __all__ = [
     "EXTENSION",
@@ -28,5 +28,6 @@ __all__ = [
     "nothing_follows",
     "own_inbox",
     "revocation_data",
+    "until_ended",
     "until_final",
 ]

@@ -25,6 +25,8 @@ PENDING_FRAMES = 32
 
 
 GOING_AWAY = 4001
+LOGIN_CHECK = 4008
+"""The login that came with the handshake is to be looked at again: come back."""
 RETRY_MS = (500, 20_000)
 """Between which milliseconds a client comes back, so that a node's clients do not come all at once."""
 
@@ -190,10 +192,11 @@ class Session:
     # Its token (Connection)
 
     def revoked(self) -> None:
+        principal = self._known()
         try:
-            self._desk.tokens.need_valid(self._known())
+            self._desk.tokens.need_valid(principal)
         except Unauthorized as error:
-            self._fail(error)
+            self._refuse(principal, error)
 
     # What the client asks
 
@@ -315,7 +318,14 @@ class Session:
 
     def _expired(self) -> None:
         self._timer = None
-        self._fail(Unauthorized("the token has expired"))
+        self._refuse(self._known(), Unauthorized("the token has expired"))
+
+    def _refuse(self, principal: Principal, error: PushsvcError) -> None:
+        """A token that is void stays so; a login is asked for anew, with the next handshake's cookie."""
+        if principal.login:
+            self.goodbye(LOGIN_CHECK, RETRY_MS)
+        else:
+            self._fail(error)
 
     async def _join(
         self, number: int | None, names: Sequence[str], cursor: Cursor, about: Mapping[str, object]

@@ -9,6 +9,7 @@ from contextlib import suppress
 from .. import wire
 from ..domain import JOB_EPOCH, Channel, Job, Position, Principal, job_channel
 from ..errors import TooManyConnections
+from ..hub import Hub
 from ..wire import Delivery
 from .session import Desk
 
@@ -57,13 +58,22 @@ async def until_final(desk: Desk, principal: Principal, job: Job, wait: float) -
     return False
 
 
+async def until_ended(hub: Hub, job: Job, wait: float) -> bool:
+    """The same for whoever waits in a request that he would wait in anyway, whoever he is."""
+    return job.status.terminal or await _heard(hub, _Final(), job, wait)
+
+
 async def _finished(desk: Desk, principal: Principal, listener: _Final, job: Job, wait: float) -> bool:
+    desk.tokens.need_valid(principal)
+    return await _heard(desk.hub, listener, job, principal.left(wait))
+
+
+async def _heard(hub: Hub, listener: _Final, job: Job, wait: float) -> bool:
     try:
-        desk.tokens.need_valid(principal)
         channel = Channel(job.tenant, job_channel(job.id))
-        await desk.hub.attach(listener, channel, Position(JOB_EPOCH, job.version))
+        await hub.attach(listener, channel, Position(JOB_EPOCH, job.version))
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(listener.over.wait(), principal.left(wait))
+            await asyncio.wait_for(listener.over.wait(), wait)
         return listener.finished
     finally:
-        desk.hub.leave(listener)
+        hub.leave(listener)

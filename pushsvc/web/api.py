@@ -12,8 +12,9 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from .. import wire
 from ..access import Tokens, bearer, need_scope, owns
 from ..bus import Publisher
-from ..domain import Job, Principal, is_job_id
-from ..errors import BadRequest, NotFound, TooLarge, Unauthorized
+from ..domain import NOBODY, Job, Principal, is_job_id
+from ..endpoints import Office
+from ..errors import BadRequest, NotFound, TooLarge, Unauthorized, UnknownJob
 from ..hub import Hub
 from ..jobs import Canceller, Registry
 from ..settings import Settings
@@ -26,6 +27,9 @@ from .views import JobViews
 Model = TypeVar("Model", bound=BaseModel)
 
 JSON = "application/json"
+
+LOGIN = "pushsvc.login"
+"""In the scope of a request to the API: who is logged in, by the app's own word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +51,57 @@ class Api:
     hub: Hub
     gate: Gate
     desk: Desk
+    office: Office
     prefix: str = ""
 
     def principal(self, request: Request, scope: str) -> Principal:
         """Who asks, by the Authorization header. Raises Unauthorized, Forbidden, RateLimited."""
-        token = bearer(request.headers.get("authorization"))
-        if token is None:
-            raise Unauthorized("send `Authorization: Bearer <token>`; `pushsvc token --sub NAME` makes one")
-        principal = self.tokens.verify(token)
+        principal = self._caller(request)
+        if principal is None:
+            raise self._unknown()
         need_scope(principal, scope)
         self.desk.rate.count(principal.holder)
         return principal
 
+    def _caller(self, request: Request) -> Principal | None:
+        """By a token of ours, or else by the app's own login, which has been asked already."""
+        login: Principal | None = request.scope.get(LOGIN)
+        token = bearer(request.headers.get("authorization"))
+        if token is None:
+            return login
+        try:
+            return self.tokens.verify(token)
+        except Unauthorized:
+            if login is None:
+                raise
+            return login
+
+    def recorded(self, job: Job) -> bool:
+        """Whether the job may be a recorded request: its name is an endpoint's, or nothing's any more."""
+        try:
+            return self.registry.get(job.name).recorded
+        except UnknownJob:
+            return True
+
+    def reader(self, request: Request, scope: str = "read") -> Principal:
+        """Who asks for a job; nobody in particular may, too. Raises Unauthorized, Forbidden, RateLimited."""
+        return NOBODY if self._caller(request) is None else self.principal(request, scope)
+
     async def own_job(self, request: Request, scope: str = "read") -> Job:
         """The job of the path's id. Raises NotFound when it is foreign or unknown: which, is not said."""
-        return await self.job_of(self.principal(request, scope), request)
+        return await self.job_of(self.reader(request, scope), request)
 
     async def job_of(self, principal: Principal, request: Request) -> Job:
         """The same, of whoever has been asked already."""
         key = request.path_params["id"]
         job = await self.jobs.get(principal.tenant, key) if is_job_id(key) else None
         if job is None or not owns(principal, job):
-            raise NotFound
+            # What nobody in particular has submitted is for whoever has its id; all else, for who says who it is.
+            raise self._unknown() if principal is NOBODY else NotFound()
         return job
+
+    def _unknown(self) -> Unauthorized:
+        return Unauthorized("send `Authorization: Bearer <token>`; `pushsvc token --sub NAME` makes one")
 
 
 def root(request: HTTPConnection) -> str:

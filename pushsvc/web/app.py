@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..access import Logins
 from ..errors import PushsvcError
 from .acks import Acks
-from .api import Api, root
+from .api import LOGIN, Api, root
 from .asyncapi import asyncapi_route
 from .events import Events
 from .jobs import Jobs
@@ -58,7 +59,7 @@ def application(api: Api, own: Sequence[BaseRoute] = (), extra: Sequence[BaseRou
     ours = [*routes(api), *own]
     for route in ours:
         if isinstance(route, Route):
-            route.app = _Ours(route.app)
+            route.app = _Ours(route.app, api.office.logins)
     handler = on_error if not extra else _on_api_error
     return _Application(
         allowed_origins=api.settings.allowed_origins,
@@ -78,8 +79,9 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 class _Ours:
     """A route of ours: an error that nobody expected is answered, and logged, as ours."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, logins: Logins) -> None:
         self._app = app
+        self._logins = logins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -90,6 +92,7 @@ class _Ours:
             await send(message)
 
         try:
+            scope[LOGIN] = await self._logins.login(HTTPConnection(scope))
             await self._app(scope, receive, sending)
         except Exception as error:
             if started:

@@ -99,6 +99,12 @@ class Events:
                 who = await self._tickets.holder(ticket)
             except PushsvcError as error:
                 refusal = error
+        if who is None and refusal is None:
+            try:
+                who = await api.office.logins.login(websocket)
+            except PushsvcError as error:
+                await deny(websocket, error)
+                return
         offered = websocket.scope.get("subprotocols") or []
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
         protocol: Any = (websocket.scope.get("extensions") or {}).get(EXTENSION)

@@ -8,9 +8,11 @@ import zlib
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from .. import wire
 from ..domain import JobStatus, check_name, is_job_id
+from ..endpoints import Answer, Given, cookies_of
 from ..errors import BadRequest, Gone
 from ..jobs import JobRequest
 from ..transports import until_final
@@ -53,7 +55,7 @@ class Jobs:
 
     async def status(self, request: Request) -> Response:
         api = self._api
-        principal = api.principal(request, "read")
+        principal = api.reader(request)
         job = await api.job_of(principal, request)
         wait = prefer_wait(request, api.settings.wait_limit)
         if "wait" in request.query_params:
@@ -71,12 +73,15 @@ class Jobs:
             return Response(status_code=304, headers=headers)
         return Response(body, 200, headers, JSON)
 
-    async def result(self, request: Request) -> Response:
+    async def result(self, request: Request) -> ASGIApp:
         api = self._api
         job = await api.own_job(request)
         if not job.status.terminal:
             headers = {"Location": api.views.path(job, root(request)), "Retry-After": RETRY_AFTER}
             return Response(await api.views.view(job, prefix=root(request)), 202, headers, JSON)
+        stored = await api.office.answer(job, cookies_of(request.scope["headers"])) if api.recorded(job) else None
+        if isinstance(stored, Answer):
+            return Given(stored)
         if job.status is JobStatus.SUCCEEDED:
             found = await api.jobs.get_with_result(job.tenant, job.id)
             if found is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..domain import Channel, Job, Principal, format_cursor, inbox
+from ..domain import Accepted, Channel, Job, Principal, Submission, format_cursor, inbox
 from ..errors import BadRequest
 from ..jobs import JobRequest, Submitter
 from ..store import EventStore
@@ -41,12 +41,18 @@ class Submissions:
 
         Raises what `Submitter.submit` does.
         """
-        await self._open_inbox(principal)
-        accepted = await self._submitter.submit(principal, request, key)
-        positions = own_position(accepted.job)
-        if accepted.inbox is not None:
-            positions.append((inbox(principal.subject), accepted.inbox))
-        return Submitted(accepted.job, format_cursor(positions), accepted.mark)
+        await self._open_inbox(principal.tenant, principal.subject)
+        return _submitted(await self._submitter.submit(principal, request, key))
+
+    async def accept(self, submission: Submission) -> Submitted:
+        """Accept what has been checked already. Raises what `Submitter.accept` does."""
+        if submission.owner is not None:
+            await self._open_inbox(submission.tenant, submission.owner)
+        return _submitted(await self._submitter.accept(submission))
+
+    def refuse_when_full(self) -> None:
+        """Raises QueueFull."""
+        self._submitter.refuse_when_full()
 
     async def over_socket(self, principal: Principal, job: str, params: Mapping[str, Any], key: str | None) -> bytes:
         """The job as JSON, as `POST /v1/jobs` answers."""
@@ -57,11 +63,18 @@ class Submissions:
         submitted = await self.submit(principal, request, key)
         return await self._views.view(submitted.job, submitted.cursor, submitted.mark)
 
-    async def _open_inbox(self, principal: Principal) -> None:
+    async def _open_inbox(self, tenant: str, subject: str) -> None:
         """Make sure that the submitter's inbox has a position, once a process."""
-        channel = Channel(principal.tenant, inbox(principal.subject))
+        channel = Channel(tenant, inbox(subject))
         if channel not in self._opened:
             await self._events.states([channel])
             if len(self._opened) >= INBOXES_REMEMBERED:
                 self._opened.clear()
             self._opened.add(channel)
+
+
+def _submitted(accepted: Accepted) -> Submitted:
+    positions = own_position(accepted.job)
+    if accepted.inbox is not None and accepted.job.owner is not None:
+        positions.append((inbox(accepted.job.owner), accepted.inbox))
+    return Submitted(accepted.job, format_cursor(positions), accepted.mark)

@@ -1,0 +1,28 @@
+"""Endpoints that may answer later: a request is recorded, and replayed through the whole app in a worker."""
+
+from .answer import Answer, Given
+from .catalogue import Catalogue
+from .layer import Layer
+from .marks import HandedOver, Mark, name_places, on_handed_over
+from .office import Office
+from .options import EndpointOptions, Otherwise
+from .record import cookies_of
+from .replay import Replayer
+from .sealing import Seals
+
+__all__ = [
+    "Answer",
+    "Catalogue",
+    "EndpointOptions",
+    "Given",
+    "HandedOver",
+    "Layer",
+    "Mark",
+    "Office",
+    "Otherwise",
+    "Replayer",
+    "Seals",
+    "cookies_of",
+    "name_places",
+    "on_handed_over",
+]
