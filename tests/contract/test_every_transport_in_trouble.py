@@ -82,6 +82,53 @@ async def test_what_was_lost_on_the_way_and_is_gone_by_now_is_an_explicit_reset(
     assert not subscriber.recovered
 
 
+LIVES = (3600.0, 0.001, 0.001, 3600.0, 3600.0, 0.001, 3600.0, 0.001)
+"""Of events in one log, how long each is kept."""
+
+LEFT = [(1, "event"), (3, "reset"), (4, "event"), (5, "event"), (6, "reset"), (7, "event"), (8, "reset")]
+"""What a reader from its beginning gets when the short ones are gone."""
+
+
+async def mixed(kit: Kit) -> None:
+    for n, retention in enumerate(LIVES, 1):
+        await kit.finish(n, publish=False, retention=retention)
+    await purge(kit, sum(retention < 1 for retention in LIVES))
+
+
+def kinds(items: Sequence[Item]) -> list[tuple[int, str]]:
+    """In the order of the log: an answer to a poll has its resets apart from its events."""
+    return sorted((item.offset, "reset" if item.event is None else "event") for item in items)
+
+
+@each_transport
+async def test_short_lived_events_take_none_of_their_neighbours_along(world: World, transport: str) -> None:
+    first = await world.open(transport, None)
+    await world.kit.finish(0)
+    cursor = (await take(first, 1))[0].position.replace(".1", ".0")
+    await first.close()
+    await mixed(world.kit)
+    again = await world.open(transport, f"user:me@{cursor}")
+    assert again._told in (False, None), "that something is gone is said at once"
+    found = kinds(await take(again, len(LEFT) + 1))
+    assert found == [(1, "event"), *((offset + 1, kind) for offset, kind in LEFT)]
+    await world.kit.finish("live")
+    assert (await again.next_event()).data == "live"
+    whole = await world.open(transport, again.cursor)
+    assert whole._told in (True, None)
+
+
+@each_transport
+async def test_who_is_connected_hears_what_still_lives_of_what_was_lost_on_the_way(
+    world: World, transport: str
+) -> None:
+    subscriber = await world.open(transport, None)
+    await mixed(world.kit)
+    await world.kit.finish("live")
+    found = await take(subscriber, len(LEFT) + 1)
+    assert kinds(found) == [*LEFT, (9, "event")]
+    assert not subscriber.recovered
+
+
 async def purge(kit: Kit, count: int) -> None:
     """As soon as so many jobs have outlived their retention."""
     gone = 0
