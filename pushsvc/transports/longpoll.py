@@ -25,7 +25,9 @@ class Poll:
         self._resets: list[bytes] = []
         self._positions: dict[str, Position] = {}
         self._closed: set[str] = set()
+        self._heard: set[str] = set()
         self._left_over: set[str] = set()
+        """Channels that have more than this answer holds: the next poll goes on with them."""
         self._known: frozenset[str] = frozenset()
         self._something = asyncio.Event()
 
@@ -37,13 +39,14 @@ class Poll:
         return max(1, self._limit - len(self._events))
 
     def deliver(self, delivery: Delivery) -> None:
-        if len(self._events) >= self._limit:
+        if len(self._events) >= self._limit or delivery.channel.name in self._left_over:
             # It stays after the cursor that this poll answers with, for the next one to read.
             before = Position(delivery.position.epoch, delivery.position.offset - 1)
             self._positions.setdefault(delivery.channel.name, before)
             self._left_over.add(delivery.channel.name)
             return
         self._events.append(delivery.item)
+        self._heard.add(delivery.channel.name)
         self._positions[delivery.channel.name] = delivery.position
         if delivery.channel.kind == "job" and wire.is_final(delivery.event):
             self._closed.add(delivery.channel.name)
@@ -56,8 +59,8 @@ class Poll:
             self._something.set()
 
     def reset(self, channel: Channel, position: Position) -> None:
-        if len(self._events) >= self._limit and channel.name in self._positions:
-            # What lay before it may not have fitted: the next poll comes upon it.
+        if channel.name in self._heard or channel.name in self._left_over:
+            # An answer has its resets before its events, so this one begins the next.
             self._left_over.add(channel.name)
             return
         self._resets.append(wire.reset_item(channel.name, position, self._prefix))
@@ -65,7 +68,7 @@ class Poll:
         self._something.set()
 
     async def ready(self) -> bool:
-        return len(self._events) < self._limit
+        return len(self._events) < self._limit and not self._left_over
 
     def drain(self) -> None:
         self._something.set()
@@ -100,7 +103,7 @@ class Poll:
             self._progress.values(),
             self._resets,
             format_cursor(self._positions.items()),
-            up_to_date=live and len(self._events) < self._limit,
+            up_to_date=live and len(self._events) < self._limit and not self._left_over,
             closed=self._all_closed(channels),
         )
 
