@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -36,6 +36,8 @@ class Account:
     """Answers that no fault explains."""
     forgotten: int = 0
     """Acknowledgements of a device that the server did not go by."""
+    doubled: int = 0
+    """Jobs that were run again though the process that ran them had not ended."""
     unkept: int = 0
     """Promises broken: accepted jobs and published events without exactly one end, or another one than due."""
 
@@ -47,7 +49,7 @@ class Account:
     """Events that came again and were dropped, because their client came back with an older cursor."""
     problems: list[str] = field(default_factory=list)
 
-    WRONG = ("lost", "duplicated", "disordered", "altered", "resets", "refused", "forgotten", "unkept")
+    WRONG = ("lost", "duplicated", "disordered", "altered", "resets", "refused", "forgotten", "doubled", "unkept")
 
     @property
     def clean(self) -> bool:
@@ -236,6 +238,19 @@ def audit_promises(promises: Iterable[Promise], published: Iterable[Publishing],
         event = record.logs[each.channel].events.get(each.offset) if each.channel in record.logs else None
         if event is None or json.loads(event)["data"] != each.data:
             account.wrong("unkept", f"{each.channel} at {each.offset}: {each.data!r:.100} was published there")
+    return account
+
+
+def audit_runs(runs: Iterable[tuple[str, int]], ended: Collection[int]) -> Account:
+    """`runs` are jobs that ask nothing of anybody, with the process that began each, in order; `ended` the processes
+    that were killed, or told to end and so handed back what they ran."""
+    account = Account()
+    last: dict[str, int] = {}
+    for job, process in runs:
+        before = last.get(job)
+        if before is not None and before not in ended:
+            account.wrong("doubled", f"job {job} was begun in process {process}, and {before} lives that ran it")
+        last[job] = process
     return account
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from .plan import Fault
+from .poison import poison
 from .world import Seat, World
 
 
@@ -17,6 +18,8 @@ class Saboteur:
 
     def __init__(self, world: World) -> None:
         self.done: Counter[str] = Counter()
+        self.refusals: list[str] = []
+        """Answers to poison that are none."""
         self._world = world
         self._ways: dict[str, Callable[[Fault], Awaitable[None]]] = {
             "kill web": lambda fault: self._replace(world.webs[fault.target], Seat.kill, fault.outage),
@@ -31,6 +34,12 @@ class Saboteur:
             "stop postgres at once": self._stop_postgres_at_once,
             "crash postgres": self._crash_postgres,
             "cut postgres clients": self._cut_postgres_clients,
+            "freeze postgres": self._freeze_postgres,
+            "read-only postgres": self._read_only_postgres,
+            "read-only sessions": self._read_only_sessions,
+            "end redis connections": self._end_redis_connections,
+            "silence redis connections": self._silence_redis_connections,
+            "poison": self._poison,
         }
 
     async def break_(self, fault: Fault) -> None:
@@ -96,3 +105,41 @@ class Saboteur:
     async def _cut_postgres_clients(self, fault: Fault) -> None:
         async with self._world.engine_turns["postgres"]:
             await self._world.cut_postgres_clients()
+
+    async def _freeze_postgres(self, fault: Fault) -> None:
+        """All of its processes stand still, for longer than a lease at times, and nobody is told."""
+        async with self._world.engine_turns["postgres"]:
+            self._world.signal_postgres(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(1.5 + 3.0 * fault.outage)
+            finally:
+                self._world.signal_postgres(signal.SIGCONT)
+
+    async def _read_only_postgres(self, fault: Fault) -> None:
+        """As an operator fences a server that is being replaced: every session, at once."""
+        async with self._world.engine_turns["postgres"]:
+            await self._world.execute("ALTER SYSTEM SET default_transaction_read_only = on", _RELOAD)
+            await asyncio.sleep(0.5 + 3.0 * fault.outage)
+            await self._world.execute("ALTER SYSTEM RESET default_transaction_read_only", _RELOAD)
+
+    async def _read_only_sessions(self, fault: Fault) -> None:
+        """Only sessions that begin meanwhile, and those stay so: as with the old primary after a failover."""
+        world = self._world
+        async with world.engine_turns["postgres"]:
+            await world.execute("ALTER DATABASE postgres SET default_transaction_read_only = on")
+            await world.cut_postgres_clients()
+            await asyncio.sleep(0.5 + 3.0 * fault.outage)
+            await world.execute("ALTER DATABASE postgres RESET default_transaction_read_only")
+
+    async def _end_redis_connections(self, fault: Fault) -> None:
+        """By FIN: what is written to them from now on is taken, and goes nowhere."""
+        self._world.way_to_redis.end_by_fin()
+
+    async def _silence_redis_connections(self, fault: Fault) -> None:
+        await self._world.way_to_redis.silence(0.5 + 3.0 * fault.outage)
+
+    async def _poison(self, fault: Fault) -> None:
+        await poison(self._world.nodes, self.refusals)
+
+
+_RELOAD = "SELECT pg_reload_conf()"

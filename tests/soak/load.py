@@ -152,6 +152,8 @@ class Load:
 
 _ENDS: dict[str, tuple[str, ...]] = {
     "echo": ("succeeded",),
+    "long": ("succeeded",),
+    "blocking": ("succeeded",),
     "shout": ("succeeded",),
     "big": ("succeeded",),
     "nap": ("succeeded",),
@@ -166,10 +168,16 @@ def _result(order: Order) -> Any:
     """What the job returns, if it succeeds; None if that can't be said before."""
     results = {
         "echo": {"number": order.number, "pad": "é" * order.size},
+        "long": _seconds(order),
         "shout": f"NUMBER {order.number}",
         "big": "x" * (70_000 + order.number),
     }
     return results.get(order.job)
+
+
+def _seconds(order: Order) -> float:
+    """How long a job takes that may outlast its lease."""
+    return 1.0 + order.number % 5
 
 
 def _by_frame(order: Order) -> bool:
@@ -181,6 +189,7 @@ def _body(order: Order) -> dict[str, Any]:
     """The submission, the same at each try: its digest goes with its key."""
     job, params = {
         "echo": ("echo", {"value": _result(order)}),
+        "long": ("long", {"seconds": _seconds(order)}),
         "shout": ("shout", {"text": f"number {order.number}"}),
         "failing": ("failing", {"message": f"number {order.number}"}),
         "big": ("big", {"size": 70_000 + order.number}),

@@ -30,6 +30,12 @@ FAULTS = (
     "stop postgres at once",
     "crash postgres",
     "cut postgres clients",
+    "freeze postgres",
+    "read-only postgres",
+    "read-only sessions",
+    "end redis connections",
+    "silence redis connections",
+    "poison",
 )
 """Each as often as the others; `faults.py` says what they are."""
 
@@ -175,7 +181,7 @@ def _faults(draw: random.Random, seconds: float, every: float) -> Iterator[Fault
 
 def _orders(draw: random.Random, seconds: float, rate: float) -> Iterator[Order]:
     jobs = {
-        "echo": 50, "shout": 6, "failing": 8, "big": 5, "nap": 15,
+        "echo": 48, "long": 2, "shout": 6, "failing": 8, "big": 5, "nap": 15,
         "cancelled": 6, "cancelled in SQL": 4, "overdue": 6,
     }  # fmt: skip
     for number, at in enumerate(_moments(draw, seconds, rate)):

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from pushsvc import wire
+from pushsvc.domain import DEFAULT_DEPLOYMENT
 from pushsvc.store.jobs import encoded, job_of
 
 LOGS = """
 SELECT c.name, c.epoch, c.floor, c.top, e."offset", e.body, e.job
 FROM pushsvc.channels c LEFT JOIN pushsvc.events e ON e.channel = c.id
-WHERE c.tenant = 'default' ORDER BY c.name, e."offset"
+WHERE c.deployment = $1 AND c.tenant = 'default' ORDER BY c.name, e."offset"
 """
 
-JOBS = "SELECT * FROM pushsvc.jobs WHERE tenant = 'default'"
+JOBS = "SELECT * FROM pushsvc.jobs WHERE deployment = $1 AND tenant = 'default'"
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ class Record:
     jobs: Mapping[str, Kept] = field(default_factory=dict)
 
 
-async def read(url: str) -> Record:
-    """Read it, past all caches and without the code that delivers."""
+async def read(url: str, deployment: str = DEFAULT_DEPLOYMENT) -> Record:
+    """Read what one deployment has, past all caches and without the code that delivers."""
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            logs, jobs = await connection.fetch(LOGS), await connection.fetch(JOBS)
+            logs, jobs = await connection.fetch(LOGS, deployment), await connection.fetch(JOBS, deployment)
     finally:
         await connection.close()
     kept = {row["id"]: _kept(row) for row in jobs}

@@ -19,9 +19,11 @@ from pushsvc.settings import Settings
 from pushsvc.tasks import stop
 
 from ..acceptance.harness import SECRET
-from .auditor import Account, audit, audit_promises
+from .auditor import Account, audit, audit_promises, audit_runs
 from .faults import Saboteur
 from .load import Load
+from .neighbour import NAME as NEIGHBOUR
+from .neighbour import Neighbour
 from .plan import GROUPS, USERS, Order, Plan, Publication
 from .record import Record, read
 from .subscribers import Subscriber
@@ -48,6 +50,8 @@ class Outcome:
     """How often one came back with nothing but its device's name."""
     statuses: Counter[str]
     """Jobs by their final state."""
+    beside: str
+    """What the other deployment had."""
     measured: Counter[str]
     errors: Counter[str]
     """What the processes logged as errors, by logger."""
@@ -79,6 +83,7 @@ class Outcome:
             f"faults      {sum(self.faults.values())}: {_listed(self.faults)}",
             f"jobs        {sum(self.statuses.values())}: {_listed(self.statuses)}",
             f"asked       {_listed(self.asked)}",
+            f"beside it   {self.beside}",
             f"subscribers {len(self.plan.members)}, {sum(self.ends.values())} reconnects: {_listed(self.ends)};"
             f" {self.resumed} channels resumed by the device's name alone",
             f"nodes       {gaps}; {measured['hub.behind']} fell behind; Redis lost {measured['bus.lost']} times;"
@@ -97,24 +102,31 @@ async def soak(plan: Plan, directory: Path, say: Callable[[str], None] = lambda 
     begun = time.monotonic()
     world = World(directory)
     service: Service | None = None
+    neighbour: Neighbour | None = None
     try:
         await world.start()
         settings = {"database_url": world.database_url, "redis_url": world.valkey.url, "secret": SECRET}
         service = Service(settings=Settings.from_env({}, **settings))
-        outcome = await _Soak(plan, world, service, say).run()
+        neighbour = Neighbour(service.settings, plan.pauses("neighbour"))
+        outcome = await _Soak(plan, world, service, neighbour, say).run()
         outcome.seconds = time.monotonic() - begun
         return outcome
     finally:
+        if neighbour is not None:
+            await neighbour.close()
         if service is not None:
             await service.close()
         await world.stop()
 
 
 class _Soak:
-    def __init__(self, plan: Plan, world: World, service: Service, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, world: World, service: Service, neighbour: Neighbour, say: Callable[[str], None]
+    ) -> None:
         self._plan = plan
         self._world = world
         self._service = service
+        self._neighbour = neighbour
         self._say = say
         self._problems: list[str] = []
         self._broken: list[str] = []
@@ -139,12 +151,16 @@ class _Soak:
         """Faults and load, until all has settled; then the audit."""
         living = [asyncio.create_task(each.run(), name=each.member.name) for each in self._subscribers]
         watching = [asyncio.create_task(seat.watch(), name=seat.name) for seat in self._world.seats]
-        telling = asyncio.create_task(self._tell())
+        telling = asyncio.create_task(self._tell(), name="what is told")
+        beside = asyncio.create_task(self._neighbour.run(), name="the neighbour")
         try:
             await self._until(self._all_located, CONNECTED_WITHIN, "everybody is connected")
             await self._act()
             for each in self._subscribers:
                 each.calm_down()
+            if beside.done():
+                self._broken.append(f"the neighbour ended: {_reason(beside)}")
+            await stop(beside)
             await self._until(self._all_ended, SETTLED_WITHIN, "all jobs have ended")
             await self._publish_last()
             record = await read(self._world.database_url)
@@ -159,14 +175,17 @@ class _Soak:
                 task.cancel()
             # In good order, as long as that takes no longer than this.
             await asyncio.wait(living, timeout=10)
-            await stop(telling, *watching, *living)
+            await stop(telling, beside, *watching, *living)
             await self._load.close()
-        return self._outcome(await read(self._world.database_url))
+        url = self._world.database_url
+        return self._outcome(await read(url), await read(url, NEIGHBOUR))
 
-    def _outcome(self, record: Record) -> Outcome:
+    def _outcome(self, record: Record, beside: Record) -> Outcome:
         account = audit([each.journal for each in self._subscribers], record)
         account += audit_promises(self._load.promises, self._load.published, record)
-        for refusal in self._load.refusals:
+        account += audit_promises(self._neighbour.promises, self._neighbour.published, beside)
+        account += audit_runs(self._world.runs(), self._world.ended)
+        for refusal in (*self._load.refusals, *self._saboteur.refusals):
             account.wrong("refused", refusal)
         for breach in self._broken:
             account.wrong("broken", breach)
@@ -178,6 +197,7 @@ class _Soak:
             ends=sum((each.journal.ends for each in self._subscribers), Counter()),
             resumed=sum(len(each.journal.resumptions) for each in self._subscribers),
             statuses=Counter(job.status for job in record.jobs.values()),
+            beside=f"{len(self._neighbour.promises)} jobs, {len(self._neighbour.published)} events",
             measured=self._world.measured(),
             errors=self._world.errors(),
             problems=[*self._world.problems, *self._problems],

@@ -11,7 +11,7 @@ import pytest
 
 from pushsvc.domain import Position
 
-from .auditor import Account, Promise, Publishing, audit, audit_promises
+from .auditor import Account, Promise, Publishing, audit, audit_promises, audit_runs
 from .journal import Arrival, Journal, Resumption
 from .record import Kept, Log, Record
 
@@ -268,3 +268,11 @@ def test_one_that_went_wrong_and_went_on_hears_everything_as_the_others_do() -> 
     torn.broken.append("polling: ValueError")
     account = audit([torn], record())
     assert (account.lost, account.broken) == (1, 1)
+
+
+def test_a_job_that_is_begun_again_while_its_process_lives_is_found() -> None:
+    runs = [("J", 1), ("K", 1), ("J", 2), ("K", 2), ("K", 3)]
+    assert wrong(audit_runs(runs, {1, 2})) == {}
+    assert wrong(audit_runs(runs, {1})) == {"doubled": 1}
+    assert wrong(audit_runs(runs, ())) == {"doubled": 3}
+    assert wrong(audit_runs([("J", 1), ("J", 1)], ())) == {"doubled": 1}

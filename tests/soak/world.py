@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
+import psutil
 import redis.asyncio
 
 from pushsvc.dev.postgres import EmbeddedPostgres
@@ -19,7 +22,9 @@ from pushsvc.dev.valkey import EmbeddedValkey
 from pushsvc.store import migrate
 
 from ..acceptance.harness import Cluster, Process, Web
+from .neighbour import NAME as NEIGHBOUR
 from .plan import NODES, WORKERS
+from .proxy import Proxy
 
 TARGET = "tests.soak.app:service"
 PATIENCE = 60.0
@@ -45,7 +50,9 @@ SETTINGS: dict[str, object] = {
 class Seat:
     """A place for one process: whenever it ends, the next one takes it, as under any process manager."""
 
-    def __init__(self, name: str, start: Callable[[], Process], up: Callable[[Process], Awaitable[bool]]) -> None:
+    def __init__(
+        self, name: str, start: Callable[[], Process], up: Callable[[Process], Awaitable[bool]], ended: set[int]
+    ) -> None:
         self.name = name
         self.turn = asyncio.Lock()
         """Held by whoever has taken the process out."""
@@ -53,6 +60,7 @@ class Seat:
         self.problems: list[str] = []
         self._start = start
         self._up = up
+        self._ended = ended
         self.process: Process | None = None
 
     async def fill(self) -> None:
@@ -73,11 +81,13 @@ class Seat:
     async def kill(self) -> None:
         """SIGKILL."""
         assert self.process is not None
+        self._count_ended(self.process)
         await asyncio.to_thread(self.process.kill)
 
     async def drain(self) -> None:
         """SIGTERM, and wait until it has gone in good order."""
         assert self.process is not None
+        self._count_ended(self.process)
         self.process.terminate()
         give_up = time.monotonic() + PATIENCE
         while self.process.running and time.monotonic() < give_up:  # noqa: ASYNC110  it is another process
@@ -88,6 +98,12 @@ class Seat:
             self.process.kill()
         elif status not in (0, -signal.SIGTERM):
             self.problems.append(f"{self.name} ended with {status} after SIGTERM: {str(self.process)[-2000:]}")
+
+    def _count_ended(self, process: Process) -> None:
+        """It and what it has started: whichever of them runs the jobs."""
+        with suppress(psutil.Error):
+            self._ended.update(child.pid for child in psutil.Process(process.pid).children(recursive=True))
+        self._ended.add(process.pid)
 
     async def watch(self) -> None:
         """Replace a process that has ended by itself, which none is to do once it is up."""
@@ -104,20 +120,29 @@ class World(Cluster):
 
     def __init__(self, directory: Path) -> None:
         self.postgres = EmbeddedPostgres(directory / "postgres")
-        self.valkey = EmbeddedValkey(directory / "valkey")
+        self.valkey = EmbeddedValkey(directory / "valkey", port=0)
         self.postgres.start()
         self.valkey.start()
         super().__init__(directory, self.postgres.url, self.valkey.url, **SETTINGS)
+        there = urlsplit(self.valkey.url)
+        assert there.hostname is not None
+        assert there.port is not None
+        self.way_to_redis = Proxy(there.hostname, there.port)
+        self._redis_port = self._port()
+        self._settings["redis_url"] = f"redis://127.0.0.1:{self._redis_port}"
+        self.ended: set[int] = set()
+        """Processes that were killed, or told to end."""
         self.engine_turns = {"postgres": asyncio.Lock(), "redis": asyncio.Lock()}
         self._http = httpx.AsyncClient(trust_env=False, verify=False, timeout=5)
         ports = [self._port() for _ in range(NODES)]
         self.nodes = [f"http://127.0.0.1:{port}" for port in ports]
         self.webs = [self._web_seat(number, port) for number, port in enumerate(ports)]
         self.workers = [self._worker_seat(number) for number in range(WORKERS)]
+        self.neighbour = self._worker_seat("neighbour", deployment=NEIGHBOUR)
 
     @property
     def seats(self) -> list[Seat]:
-        return [*self.webs, *self.workers]
+        return [*self.webs, *self.workers, self.neighbour]
 
     @property
     def problems(self) -> list[str]:
@@ -126,12 +151,14 @@ class World(Cluster):
 
     async def start(self) -> None:
         await migrate(self.database_url)
+        await self.way_to_redis.start(self._redis_port)
         await asyncio.gather(*(seat.fill() for seat in self.seats))
 
     async def stop(self) -> None:
         """End everything, in no good order."""
         await self._http.aclose()
         self.close()
+        await self.way_to_redis.stop()
         await asyncio.to_thread(self.valkey.stop)
         await asyncio.to_thread(self.postgres.stop)
 
@@ -155,18 +182,18 @@ class World(Cluster):
                 return True
             return False
 
-        return Seat(f"web {number}", start, up)
+        return Seat(f"web {number}", start, up, self.ended)
 
-    def _worker_seat(self, number: int) -> Seat:
+    def _worker_seat(self, name: int | str, **settings: object) -> Seat:
         def start() -> Process:
-            worker = Process("worker", ["worker", TARGET], self._environment({}), self._log(f"worker{number}"))
+            worker = Process("worker", ["worker", TARGET], self._environment(settings), self._log(f"worker{name}"))
             self._processes.append(worker)
             return worker
 
         async def up(process: Process) -> bool:
             return "takes up to" in process.log.read_text()
 
-        return Seat(f"worker {number}", start, up)
+        return Seat(f"worker {name}", start, up, self.ended)
 
     # What is asked of the engines themselves
 
@@ -177,6 +204,23 @@ class World(Cluster):
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend'"
                 " AND pid <> pg_backend_pid()"
             )
+
+    def signal_postgres(self, number: signal.Signals) -> None:
+        """To the server and everything that it has started."""
+        assert self.postgres.pid is not None
+        server = psutil.Process(self.postgres.pid)
+        for process in [server, *server.children()]:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+    async def execute(self, *statements: str) -> None:
+        """As an administrator, in a session that may write whatever holds for the others."""
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            for statement in ("SET default_transaction_read_only = off", *statements):
+                await connection.execute(statement)
+        finally:
+            await connection.close()
 
     async def cut_redis_clients(self) -> None:
         """End every connection, subscribers' too."""
@@ -200,6 +244,13 @@ class World(Cluster):
             for line in lines
             if " ERROR " in line and "pushsvc.jobs.attempt" not in line
         )
+
+    def runs(self) -> list[tuple[str, int]]:
+        """Jobs that outlast a lease, each time that one was begun, and by which process."""
+        with suppress(FileNotFoundError):
+            lines = (self.directory / "runs").read_text().splitlines()
+            return [(job, int(process)) for job, process in map(str.split, lines)]
+        return []
 
     def measured(self) -> Counter[str]:
         """What the processes noted: how often, and for gaps how many events."""
