@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import importlib
 import io
 import json
 import logging
@@ -17,19 +15,19 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import click
 import uvicorn
 
 from . import __version__, listening
-from .access import Tokens
+from .access import SCOPES, Tokens, known_scope
 from .dev import engines, runner
 from .dev.processes import EX_CONFIG, Command, Supervisor
-from .domain import check_name, check_subject, check_tenant
-from .errors import BudgetError, PushsvcError, SettingsError, Unavailable
+from .domain import check_subject, check_tenant
+from .errors import BudgetError, PushsvcError, RequestError, SettingsError, Unavailable
 from .hosting import outermost
+from .loading import load
 from .ops import diagnose, report
 from .service import Service
 from .serving import Server, configure
@@ -50,7 +48,7 @@ def main() -> None:
     """Run, and say what is wrong in one line where it is a setting."""
     try:
         commands(standalone_mode=False)
-    except (SettingsError, BudgetError) as error:
+    except (SettingsError, BudgetError, RequestError) as error:
         sys.exit(_complain(error, EX_CONFIG))
     except PushsvcError as error:
         sys.exit(_complain(error, 1))
@@ -137,7 +135,7 @@ def serve(
     if forwarded_allow_ips is None and uds is not None:
         forwarded_allow_ips = "*"
     _count_processes("web_processes", workers)
-    service = _load_service(target)
+    service, module = load(target)
     if fd is not None:
         # Not uvicorn's own `fd`: that takes every socket for a UNIX one, and so leaves Nagle's algorithm on.
         listener = socket.socket(fileno=fd)
@@ -149,7 +147,7 @@ def serve(
             options += [] if forwarded_allow_ips is None else ["--forwarded-allow-ips", forwarded_allow_ips]
             sys.exit(_serve_by_many(service, target, listener, workers, options))
         _run(service.check())
-        app = outermost(service.app, _module_of(target))
+        app = outermost(service.app, module)
         config = configure(app, service.settings, access_log=access_log, forwarded_allow_ips=forwarded_allow_ips)
         # Who gave us the socket says where it is.
         sys.exit(
@@ -168,7 +166,9 @@ def worker(target: str, processes: int, data_dir: Path) -> None:
     """The worker: runs the jobs."""
     _use_dev_engines(data_dir)
     _count_processes("worker_processes", processes)
-    service = _load_service(target)
+    service, _ = load(target)
+    if not len(service.jobs):
+        logging.getLogger("pushsvc").warning("%s has no jobs; mark a function with @service.job", target)
     if processes == 1:
         _run(_work(service))
         return
@@ -203,7 +203,7 @@ def doctor(context: click.Context, target: str, top: int, machine: bool, data_di
         # It reports by itself what the log would warn of.
         logging.getLogger("pushsvc").setLevel(logging.CRITICAL)
     _use_dev_engines(data_dir)
-    found = _run(_load_service(target).examine())
+    found = _run(load(target)[0].examine())
     diagnosis = diagnose(found, top)
     if machine:
         click.echo(json.dumps(report.as_json(found, diagnosis), indent=2, ensure_ascii=False))
@@ -216,7 +216,7 @@ def doctor(context: click.Context, target: str, top: int, machine: bool, data_di
 @click.option("--sub", required=True, help="Who the token is for.")
 @click.option("--tenant", default="default", show_default=True)
 @click.option("--channel", "channels", multiple=True, help="A channel it may hear, as group:ops.")
-@click.option("--scope", default="submit,read", show_default=True, help="Of submit, read, submit:any, admin.")
+@click.option("--scope", default="submit,read", show_default=True, help=f"Of {', '.join(SCOPES)}.")
 @click.option("--ttl", default="1h", show_default=True, help="How long it is valid.")
 @_data_dir
 def token(sub: str, tenant: str, channels: tuple[str, ...], scope: str, ttl: str, data_dir: Path) -> None:
@@ -228,7 +228,7 @@ def token(sub: str, tenant: str, channels: tuple[str, ...], scope: str, ttl: str
         raise click.BadParameter(str(error), param_hint="--ttl") from None
     assert isinstance(seconds, float)
     tokens = Tokens(Settings.from_env().need("secret"))
-    scopes = scope.replace(",", " ").split()
+    scopes = [known_scope(part) for part in scope.replace(",", " ").split()]
     click.echo(tokens.mint(sub, tenant=tenant, channels=channels, scope=scopes, ttl=seconds))
 
 
@@ -340,30 +340,6 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run(work)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         return loop.run(work)
-
-
-def _load_service(target: str) -> Service:
-    """`package.module:name`, from the working directory too. Raises SettingsError, saying what is missing."""
-    check_name(target, "a target", error=SettingsError)
-    sys.path.insert(0, os.getcwd())
-    module, attribute = _module_of(target), target.partition(":")[2]
-    service = getattr(module, attribute or "service", None)
-    if not isinstance(service, Service):
-        raise SettingsError(f"{target!r} is not a Service; a target looks like myapp.jobs:service")
-    # What has been imported stays: no collection need ever look at it again.
-    gc.collect()
-    gc.freeze()
-    return service
-
-
-def _module_of(target: str) -> ModuleType:
-    name = target.partition(":")[0]
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
-            raise
-        raise SettingsError(f"there is no module {name!r}; a target looks like myapp.jobs:service") from None
 
 
 def _show(lines: Iterable[str]) -> None:

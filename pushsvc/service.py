@@ -333,12 +333,17 @@ class Service:
     async def check(self, *, web: bool = True) -> None:
         """Raises SettingsError if the service can't start as it is set, BudgetError if the database could not bear
         it; makes the schema where there is none. A worker can do without the secret if it has those of webhooks."""
+        self._need_settings(web=web)
         parts = self._assembled(self.settings.endpoint_connections)
         try:
             _ = parts.redis, parts.publisher, parts.callback_url, parts.signing_secrets, web and parts.tokens
             await parts.check()
         finally:
             await parts.close()
+
+    def _need_settings(self, *, web: bool) -> None:
+        signs = web or not self.settings.webhook_secrets
+        self.settings.need_all("database_url", "redis_url", *(("secret",) if signs else ()))
 
     async def examine(self) -> Examination:
         """What `pushsvc doctor` looks at. Raises nothing because something is broken: that is what it finds."""
@@ -347,6 +352,7 @@ class Service:
 
     async def work(self, until: asyncio.Event) -> None:
         """Be a worker until the event is set, then finish or hand back what runs."""
+        self._need_settings(web=False)
         self._working = parts = self._assembled(self.settings.max_jobs, hurried=False)
         try:
             worker, courier = parts.worker(), parts.courier

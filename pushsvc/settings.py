@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 
 from .errors import SettingsError
 from .masking import mask_url
@@ -51,6 +51,15 @@ LONGEST = 100 * 365 * 86400.0
 """Seconds of the longest duration: PostgreSQL and Python have calendars to keep to."""
 
 MOST = 2**31 - 1
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
+            raise ValueError(
+                "an origin has a scheme and no path, such as https://app.example or http://localhost:3000"
+            )
+    return origins
 
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=LONGEST)]
@@ -108,7 +117,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     record_limit: Bytes = 64 * 1024**2
     login_check: Seconds = 300.0
 
-    allowed_origins: Names = ()
+    allowed_origins: Annotated[Names, AfterValidator(_check_origins)] = ()
     body_limit: Bytes = 1024**2
     frame_limit: Bytes = 64 * 1024
     cursor_limit: Bytes = 8 * 1024
@@ -173,12 +182,19 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
 
     def need(self, name: Literal["database_url", "redis_url", "secret"]) -> str:
         """The value of a setting without which this command can't run. Raises SettingsError if unset."""
-        value: SecretStr | None = getattr(self, name)
-        if value is None:
-            raise SettingsError(
-                f"{PREFIX}{name.upper()} is not set; set it, or use `pushsvc dev`, which brings engines of its own"
-            )
+        self.need_all(name)
+        value: SecretStr = getattr(self, name)
         return value.get_secret_value()
+
+    def need_all(self, *names: Literal["database_url", "redis_url", "secret"]) -> None:
+        """Raises SettingsError, naming each of these that is not set."""
+        missing = [PREFIX + name.upper() for name in names if getattr(self, name) is None]
+        if missing:
+            listed = " and ".join([", ".join(missing[:-1]), missing[-1]] if missing[:-1] else missing)
+            are, them = ("are", "them") if missing[:-1] else ("is", "it")
+            raise SettingsError(
+                f"{listed} {are} not set; set {them}, or use `pushsvc dev`, which brings engines of its own"
+            )
 
     @property
     def endpoint_connections(self) -> int:

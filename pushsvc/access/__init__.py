@@ -7,11 +7,12 @@ from .origins import allowed_origin
 from .revocations import Revocations
 from .targets import Target, Targets, parse_target
 from .tickets import LIFETIME, claims_of, new_ticket, ticket_holder, ticket_id
-from .tokens import DEFAULT_SCOPES, Tokens, bearer, need_scope
+from .tokens import DEFAULT_SCOPES, SCOPES, Tokens, bearer, known_scope, need_scope
 
 __all__ = [
     "DEFAULT_SCOPES",
     "LIFETIME",
+    "SCOPES",
     "Login",
     "Logins",
     "Rate",
@@ -24,6 +25,7 @@ __all__ = [
     "allowed_origin",
     "bearer",
     "claims_of",
+    "known_scope",
     "may_hear",
     "need_publish",
     "need_scope",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import secrets
 import time
@@ -19,6 +20,8 @@ from .revocations import Revocations
 logger = logging.getLogger(__name__)
 
 DEFAULT_SCOPES = frozenset({"submit", "read"})
+SCOPES = ("submit", "read", "submit:any", "admin")
+"""What pushsvc itself asks for."""
 REMEMBERED = 10_000
 LEEWAY = 5
 """Seconds that two machines' clocks may differ."""
@@ -35,17 +38,15 @@ NAMES = 1000
 class Tokens:
     """Signs and checks tokens with the service's secret.
 
-    Raises SettingsError for one of less than 8 characters; one of less than 32, as RFC 7518 asks for, is
-    warned of.
+    Raises SettingsError for one of less than 32 characters (RFC 7518, 3.2): it could be guessed from a token.
     """
 
     def __init__(self, secret: str, revocations: Revocations | None = None) -> None:
-        if len(secret) < 8:
-            raise SettingsError(
-                "PUSHSVC_SECRET is shorter than 8 characters; `openssl rand -base64 32` makes a good one"
-            )
         if len(secret) < 32:
-            logger.warning("PUSHSVC_SECRET is shorter than 32 characters: it could be guessed from a token")
+            raise SettingsError(
+                "PUSHSVC_SECRET is shorter than 32 characters: it could be guessed from a token; "
+                "`openssl rand -base64 32` makes a good one"
+            )
         self._secret = secret
         self._revocations = revocations or Revocations()
         self._verified: dict[str, Principal] = {}
@@ -177,6 +178,15 @@ def bearer(header: str | None) -> str | None:
     """The token of an `Authorization: Bearer …` header (RFC 6750); None if there is none of that kind."""
     kind, _, token = (header or "").strip().partition(" ")
     return token.strip() if kind.lower() == "bearer" and token.strip() else None
+
+
+def known_scope(scope: str) -> str:
+    """The scope, if it is one of `SCOPES`. Raises SettingsError, with the nearest of them."""
+    if scope not in SCOPES:
+        near = difflib.get_close_matches(scope, SCOPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(SCOPES)}"
+        raise SettingsError(f"{scope!r:.60} is not a scope; {hint}")
+    return scope
 
 
 def need_scope(principal: Principal, scope: str) -> None:

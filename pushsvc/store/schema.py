@@ -38,6 +38,12 @@ def head() -> str:
     return version
 
 
+def _versions() -> tuple[str, frozenset[str]]:
+    """The version that this code needs, and all that it knows."""
+    scripts = ScriptDirectory.from_config(alembic_config())
+    return head(), frozenset(script.revision for script in scripts.walk_revisions())
+
+
 async def migrate(url: str, deployment: str = DEFAULT_DEPLOYMENT) -> tuple[str | None, str]:
     """Bring the schema to this code's version; the versions before and after. Rows from before deployments had names
     become those of `deployment`.
@@ -55,12 +61,26 @@ async def migrate(url: str, deployment: str = DEFAULT_DEPLOYMENT) -> tuple[str |
         async with engine.begin() as connection:
             return await connection.run_sync(_upgrade, deployment)
     except Exception as error:
+        if (mistake := _mistake(_driven(error))) is not None:
+            raise SettingsError(mistake) from error
         if not is_away(error):
             raise
         said = f"PUSHSVC_DATABASE_URL: {described(_driven(error))} right now"
         raise (SettingsError if is_lost(error) else Unavailable)(said) from error
     finally:
         await engine.dispose()
+
+
+def _mistake(error: BaseException) -> str | None:
+    """What an operator has to mend, in the server's own words; None if it is no such thing."""
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        made = f"CREATE SCHEMA {SCHEMA} AUTHORIZATION <role>"
+        return f"PUSHSVC_DATABASE_URL: {error}; let an admin run `{made}` in that database, for this role"
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        return f"PUSHSVC_DATABASE_URL: {error}; create it, as with `createdb`, or correct the name"
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+        return f"PUSHSVC_DATABASE_URL: {error}; correct the user or the password"
+    return None
 
 
 def _driven(error: BaseException) -> BaseException:
@@ -72,7 +92,9 @@ def _driven(error: BaseException) -> BaseException:
 def _upgrade(connection: Connection, deployment: str) -> tuple[str | None, str]:
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('pushsvc.migrate'))"))
     before = _version(connection)
-    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    # Asked first: where an admin has made it, the role needs no right to make one.
+    if connection.execute(text(f"SELECT to_regnamespace('{SCHEMA}')")).scalar() is None:
+        connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
     config = alembic_config()
     config.attributes |= {"connection": connection, "deployment": deployment}
     command.upgrade(config, "head")
@@ -92,11 +114,19 @@ async def check_schema(postgres: Postgres, url: str) -> None:
 
     Raises SettingsError, saying what to run.
     """
-    rows = await postgres.fetch(f"SELECT to_regclass('{SCHEMA}.alembic_version') AS known", patience=15)
+    try:
+        rows = await postgres.fetch(f"SELECT to_regclass('{SCHEMA}.alembic_version') AS known", patience=15)
+    except asyncpg.PostgresError as error:
+        if (mistake := _mistake(error)) is None:
+            raise
+        raise SettingsError(mistake) from error
     if rows[0]["known"] is None:
         await migrate(url, postgres.deployment)
         return
     version = (await postgres.fetch(f"SELECT version_num FROM {SCHEMA}.alembic_version"))[0][0]
-    needed = await asyncio.to_thread(head)
-    if version != needed:
-        raise SettingsError(f"the store's schema is at {version}, this code needs {needed}: run `pushsvc migrate`")
+    needed, known = await asyncio.to_thread(_versions)
+    if version == needed:
+        return
+    if version not in known:
+        raise SettingsError(f"the store's schema is at {version}, this code is older: it knows those up to {needed}")
+    raise SettingsError(f"the store's schema is at {version}, this code needs {needed}: run `pushsvc migrate`")
