@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import secrets
-from collections.abc import Iterable, Mapping
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from collections.abc import Iterator, Mapping
 from typing import Any
-from uuid import UUID
-from weakref import WeakKeyDictionary
 
+from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 from sqlalchemy import Row
-from sqlalchemy.orm import InstanceState, Mapper
 
 from ..domain import JobStatus, Json, Outcome
 from ..errors import JobFailed
-from ..queries import Promise
+from ..text import legible
+from .json_form import LEAVES, Unfit, by_tuples, entity_state, form, key_form, loaded, unknown
+
+DEEPEST = 200
+"""Lists and objects in one another: as many as readers of JSON can be trusted with."""
 
 
 def encode(value: Any, limit: int) -> bytes:
-    """JSON of what JSON knows, and of dates, decimals, UUIDs, dataclasses, pydantic models, SQLAlchemy rows
-    and their mappings (objects by column) and mapped entities (their loaded columns).
-    NaN and Infinity become null. What is `Json` already goes in as it is.
+    """JSON of what docs/jobs.md lists. What is `Json` already goes in as it is.
 
-    Raises JobFailed when a value has no JSON form, or when there are more than `limit` bytes.
+    Raises JobFailed, saying where in the value the cause stands, when something in it has no JSON form; and when
+    there are more than `limit` bytes.
     """
     ready: list[bytes] = []
     # Where a Json goes, its place is kept by a text that nobody can have written before.
     mark = secrets.token_hex(16)
 
-    def plain(part: Any) -> Any:
+    def written(part: Any) -> Any:
         if isinstance(part, Json):
             ready.append(part.data)
             return mark
-        return _plain(part)
+        return _written(part)
 
     try:
-        data = to_json(_ready(value), inf_nan_mode="null", fallback=plain)
+        data = to_json(form(value), inf_nan_mode="null", fallback=written)
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
-        raise JobFailed(f"the job's return value has no JSON form: {error}") from error
+        place, why = _fault(value, "", ()) or ("", str(error) if isinstance(error, Unfit) else str(unknown(value)))
+        raise JobFailed(f"the job's return value has no JSON form: {place or 'it'} {why}") from error
     if ready:
         pieces = data.split(f'"{mark}"'.encode())
         if any(piece.startswith(b":") for piece in pieces[1:]):
@@ -51,53 +52,73 @@ def encode(value: Any, limit: int) -> bytes:
     return data
 
 
-_LEAVES: frozenset[type] = frozenset(
-    {str, int, float, bool, type(None), bytes, datetime, date, time, timedelta, Decimal, UUID, Json}
-)
+def _written(part: Any) -> Any:
+    """What is in no list or dict, but in a model."""
+    made = form(part)
+    if made is not part:
+        return made
+    if isinstance(part, Json):
+        return ""
+    raise unknown(part)
 
 
-def _ready(value: Any) -> Any:
-    """The value with rows and entities in its lists and dicts made dicts.
+# Where a value can't be written --------------------------------------------------------------------
 
-    pydantic would ask `_plain` for each: ten times as long for a thousand of them.
-    """
-    kind = type(value)
-    if kind in _LEAVES:
-        return value
-    if kind is list or kind is tuple:
-        return [part if type(part) in _LEAVES else _ready(part) for part in value]
-    if kind is dict:
-        items = value.items()
+
+def _fault(value: Any, place: str, above: tuple[int, ...]) -> tuple[str, str] | None:
+    """The innermost part of the value that can't be written: where it stands, as `rows[3].v`, and why."""
+    if type(value) in LEAVES and not isinstance(value, str):
+        return None
+    if id(value) in above:
+        return place, "contains itself"
+    if len(above) > DEEPEST:
+        return legible(place, 60), f"stands in more than {DEEPEST} lists and objects"
+    why = _why(value)
+    if why is None:
+        return None
+    for step, part in _parts(value):
+        found = _fault(part, place + step if place else step.removeprefix("."), (*above, id(value)))
+        if found is not None:
+            return found
+    return legible(place, 500), why
+
+
+def _why(value: Any) -> str | None:
+    try:
+        to_json(
+            form(value), inf_nan_mode="null", fallback=lambda part: "" if isinstance(part, Json) else _written(part)
+        )
+    except Unfit as error:
+        return str(error)
+    except (PydanticSerializationError, ValueError, TypeError, RecursionError):
+        return str(unknown(value))
+    return None
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """The parts of a value, and the step that leads to each."""
+    if (state := entity_state(value)) is not None:
+        yield from ((_step(key), part) for key, part in loaded(state))
     elif isinstance(value, Row):
-        items = zip(value._fields, value, strict=True)
-    elif isinstance(state := getattr(value, "_sa_instance_state", None), InstanceState):
-        items = _columns(state)
-    else:
-        return value
-    return {key: part if type(part) in _LEAVES else _ready(part) for key, part in items}
+        yield from ((_step(name), part) for name, part in zip(value._fields, value, strict=True))
+    elif isinstance(value, Mapping):
+        keyed = bool(value) and by_tuples(value)
+        for number, (key, part) in enumerate(value.items()):
+            yield f"[{number}].value" if keyed else _step(key), part
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from ((f"[{number}]", part) for number, part in enumerate(value))
+    elif isinstance(value, BaseModel):
+        yield from ((_step(name), part) for name, part in value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from ((_step(field.name), getattr(value, field.name)) for field in dataclasses.fields(value))
 
 
-def _columns(state: InstanceState[Any]) -> Iterable[tuple[str, Any]]:
-    keys = _column_keys.get(state.mapper)
-    if keys is None:
-        keys = _column_keys[state.mapper] = [attribute.key for attribute in state.mapper.column_attrs]
-    loaded = state.dict
-    return [(key, loaded[key]) for key in keys if key in loaded]
-
-
-_column_keys: WeakKeyDictionary[Mapper[Any], list[str]] = WeakKeyDictionary()
-
-
-def _plain(value: Any) -> Any:
-    """What is in no list or dict: in a dataclass, a model, a set."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    plain = _ready(value)
-    if plain is not value:
-        return plain
-    if isinstance(value, Promise):
-        raise TypeError("a promise is not JSON: await it")
-    raise TypeError(f"{type(value).__name__} is not JSON")
+def _step(key: Any) -> str:
+    try:
+        name = key_form(key)
+    except Unfit:
+        return "[…]"
+    return f".{name}" if name.isidentifier() else f"[{legible(name, 60)!r}]"
 
 
 class Answered(Exception):
