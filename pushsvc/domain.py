@@ -60,6 +60,12 @@ class Json:
         return json.loads(self.data)
 
 
+class Groups(dict[Any, Any]):
+    """A calculation by several columns: values by tuples of keys. In JSON it is a list, also when there are none."""
+
+    __slots__ = ()
+
+
 class JobStatus(StrEnum):
     """The states of a job; the last four are terminal, and exactly one of them is ever reached."""
 

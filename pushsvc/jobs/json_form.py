@@ -25,7 +25,7 @@ from sqlalchemy import Row, RowMapping
 from sqlalchemy.orm import InstanceState, Mapper
 
 from .. import wire
-from ..domain import Json
+from ..domain import Groups, Json
 from ..queries import Promise
 
 
@@ -69,7 +69,7 @@ def _object(value: Mapping[Any, Any]) -> Any:
 def _keyed(value: Mapping[Any, Any]) -> Any:
     """An object, its keys made text; of keys that are tuples, as a count by several columns has, a list."""
     if by_tuples(value):
-        return [{"key": form(list(key)), "value": form(part)} for key, part in value.items()]
+        return _groups(value)
     made: dict[str, Any] = {}
     for key, part in value.items():
         name = key_form(key)
@@ -77,6 +77,10 @@ def _keyed(value: Mapping[Any, Any]) -> Any:
             raise Unfit(f"has two keys that are {name[:60]!r} in JSON; give them different texts")
         made[name] = form(part)
     return made
+
+
+def _groups(value: Mapping[Any, Any]) -> list[dict[str, Any]]:
+    return [{"key": form(list(key)), "value": form(part)} for key, part in value.items()]
 
 
 def by_tuples(value: Mapping[Any, Any]) -> bool:
@@ -188,6 +192,7 @@ def _range(value: Any) -> dict[str, Any]:
 
 _FORMS: Mapping[type, Callable[[Any], Any]] = {
     Decimal: _number,
+    Groups: _groups,
     bytes: _bytes,
     bytearray: _bytes,
     memoryview: _bytes,

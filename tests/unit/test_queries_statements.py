@@ -38,6 +38,7 @@ from sqlalchemy.orm import aliased, joinedload, selectinload
 
 from pushsvc.domain import Json
 from pushsvc.errors import QueryError, RecordNotFound
+from pushsvc.jobs import encode
 from pushsvc.queries import Database, DatabasePool, Promise, Transaction
 from pushsvc.queries.asking import calculations, lookups
 
@@ -178,6 +179,10 @@ async def test_a_grouped_count_is_a_dict_by_what_is_selected(db: Database) -> No
     both = select(Flight.origin, Flight.carrier).group_by(Flight.origin, Flight.carrier).where(JFK)
     assert await counts(both) == {("JFK", "AA"): 2, ("JFK", "UA"): 1}
     assert await counts(by_carrier.where(NOWHERE)) == {}
+    assert encode(await counts(by_carrier.where(NOWHERE)), 100) == b"{}"
+    assert encode(await counts(both.where(NOWHERE)), 100) == b"[]"
+    least = await db.async_minimum(both.add_columns(Flight.dep_delay).where(NOWHERE))
+    assert encode(least, 100) == b"[]"
 
 
 async def test_a_grouped_aggregate_is_a_dict_of_the_last_column_by_the_others(db: Database) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Integer
 
+from ...domain import Groups
 from ...errors import QueryError
 
 T = TypeVar("T")
@@ -23,14 +24,14 @@ def only_value(convert: Callable[[Any], T]) -> Callable[[list[Any]], T]:
     return finish
 
 
-def grouped(convert: Callable[[Any], T], name: str) -> Callable[[list[Any]], dict[Any, T]]:
-    """The last value, converted, by the first; by the tuple of all others where they are several.
+def grouped(convert: Callable[[Any], T], name: str, *, several: bool) -> Callable[[list[Any]], dict[Any, T]]:
+    """The last value, converted, by the first; by the tuple of all others where they are `several`.
 
     Raises QueryError at `await` for keys that a dict can't hold apart, or not at all.
     """
 
     def finish(rows: list[Any]) -> dict[Any, T]:
-        answer: dict[Any, T] = {}
+        answer: dict[Any, T] = Groups() if several else {}
         for row in rows:
             key = row[0] if len(row) == 2 else tuple(row[:-1])
             try:

@@ -230,7 +230,8 @@ def count(source: Any, where: Where | None, column: Any = None) -> Question[Any]
         never = never_matches(statement)
         if is_grouped(statement):
             by_group = statement.add_columns(func.count() if column is None else func.count(column))
-            return Question(name, by_group, grouped(as_count, name), never=never)
+            several = len(statement.selected_columns) > 1
+            return Question(name, by_group, grouped(as_count, name, several=several), never=never)
         if column is not None:
             values = as_table(_of_column(statement, column))
             counted = select(func.count(values.c[0]))
@@ -286,7 +287,7 @@ def aggregate(
     if is_grouped(statement) and len(columns) > 1:
         *keys, last = [described["expr"] for described in statement.column_descriptions]
         by_key = with_columns(statement, *keys, function(last))
-        return Question(name, by_key, grouped(converter(columns[-1]), name), never=never)
+        return Question(name, by_key, grouped(converter(columns[-1]), name, several=len(columns) > 2), never=never)
     if is_grouped(statement) or len(columns) != 1:
         raise QueryError(
             f"the {verb.lower()} is of one column: select just that, or the columns to group by and it as the last; "
