@@ -86,19 +86,19 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     queue: str = "arq:queue"
     # Left out, it is the queue's, so that services which kept apart by their queues still do.
     deployment: Name = "arq:queue"
-    max_jobs: int = Field(10, ge=1, le=MOST)
-    executor_concurrency: int = Field(4, ge=1, le=MOST)
-    store_connections: int = Field(4, ge=2, le=MOST)
+    max_jobs: int = Field(default=10, ge=1, le=MOST)
+    executor_concurrency: int = Field(default=4, ge=1, le=MOST)
+    store_connections: int = Field(default=4, ge=2, le=MOST)
     # How many run in all, on every machine: what they may open together is checked at start.
-    web_processes: int = Field(1, ge=0, le=MOST)
-    worker_processes: int = Field(1, ge=0, le=MOST)
+    web_processes: int = Field(default=1, ge=0, le=MOST)
+    worker_processes: int = Field(default=1, ge=0, le=MOST)
     lease: Seconds = 8.0
     poll: Seconds = 0.5
     drain: Seconds = 10.0
-    queue_limit: int = Field(100_000, ge=1, le=MOST)
+    queue_limit: int = Field(default=100_000, ge=1, le=MOST)
 
     retention: Seconds = 86400.0
-    channel_events: int = Field(100_000, ge=1, le=MOST)
+    channel_events: int = Field(default=100_000, ge=1, le=MOST)
     device_retention: Seconds = 30 * 86400.0
     inline_limit: Bytes = 64 * 1024
     result_limit: Bytes = 64 * 1024**2
@@ -109,7 +109,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     callback_url: SecretStr | None = None
     webhook_secrets: Annotated[tuple[SecretStr, ...], BeforeValidator(_parse_list)] = ()
     webhook_allow: Names = ()
-    webhook_concurrency: int = Field(50, ge=1, le=MOST)
+    webhook_concurrency: int = Field(default=50, ge=1, le=MOST)
     webhook_timeout: Seconds = 15.0
     webhook_period: Seconds = 86400.0
 
@@ -121,10 +121,10 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     body_limit: Bytes = 1024**2
     frame_limit: Bytes = 64 * 1024
     cursor_limit: Bytes = 8 * 1024
-    channel_limit: int = Field(100, ge=1, le=MOST)
-    connection_limit: int = Field(100, ge=1, le=MOST)
-    device_limit: int = Field(100, ge=1, le=MOST)
-    rate_limit: float = Field(1000.0, gt=0)
+    channel_limit: int = Field(default=100, ge=1, le=MOST)
+    connection_limit: int = Field(default=100, ge=1, le=MOST)
+    device_limit: int = Field(default=100, ge=1, le=MOST)
+    rate_limit: float = Field(default=1000.0, gt=0)
     backlog_limit: Bytes = 1024**2
     hello_timeout: Seconds = 10.0
     ping: Seconds = 25.0

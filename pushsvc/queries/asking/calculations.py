@@ -104,8 +104,13 @@ class Calculations(Asking):
 
     @overload
     def async_sum(
-        self, source: type[Any] | SelectBase, column: Column[T | None], /, *, where: Where | None = None
+        self, source: type[Any] | TypedReturnsRows[E], column: Column[T | None], /, *, where: Where | None = None
     ) -> Promise[T]: ...
+
+    @overload
+    def async_sum(
+        self, source: SelectBase, column: Column[Any], /, *, where: Where | None = None
+    ) -> Promise[Any]: ...
 
     @overload
     def async_sum(self, source: TypedReturnsRows[T | None], /, *, where: Where | None = None) -> Promise[T]: ...
@@ -133,8 +138,13 @@ class Calculations(Asking):
 
     @overload
     def async_minimum(
-        self, source: type[Any] | SelectBase, column: Column[T | None], /, *, where: Where | None = None
+        self, source: type[Any] | TypedReturnsRows[E], column: Column[T | None], /, *, where: Where | None = None
     ) -> Promise[T | None]: ...
+
+    @overload
+    def async_minimum(
+        self, source: SelectBase, column: Column[Any], /, *, where: Where | None = None
+    ) -> Promise[Any]: ...
 
     @overload
     def async_minimum(
@@ -160,8 +170,13 @@ class Calculations(Asking):
 
     @overload
     def async_maximum(
-        self, source: type[Any] | SelectBase, column: Column[T | None], /, *, where: Where | None = None
+        self, source: type[Any] | TypedReturnsRows[E], column: Column[T | None], /, *, where: Where | None = None
     ) -> Promise[T | None]: ...
+
+    @overload
+    def async_maximum(
+        self, source: SelectBase, column: Column[Any], /, *, where: Where | None = None
+    ) -> Promise[Any]: ...
 
     @overload
     def async_maximum(
@@ -187,8 +202,13 @@ class Calculations(Asking):
 
     @overload
     def async_average(
-        self, source: type[Any] | SelectBase, column: Column[Any], /, *, where: Where | None = None
+        self, source: type[Any] | TypedReturnsRows[E], column: Column[Any], /, *, where: Where | None = None
     ) -> Promise[float | None]: ...
+
+    @overload
+    def async_average(
+        self, source: SelectBase, column: Column[Any], /, *, where: Where | None = None
+    ) -> Promise[Any]: ...
 
     @overload
     def async_average(

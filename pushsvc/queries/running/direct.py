@@ -37,6 +37,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import immutabledict
 
+from ...errors import QueryError
 from ...store import is_lost
 from ..asking.statements import has_entities, only_reads
 
@@ -48,6 +49,7 @@ _ANSWERING = re.compile(r"\s*(select|with|values|table)\b(?!.*\binto\b)", re.IGN
 _NO_OPTIONS: immutabledict[str, Any] = immutabledict()
 
 _metadata_of_text: Any = CursorResultMetaData
+_GONE_TYPE = re.compile(r"cache lookup failed for type \d+")
 _sqlalchemy_log = logging.getLogger("sqlalchemy.engine.Engine")
 
 
@@ -249,6 +251,17 @@ async def fetch(
         if connection.is_in_transaction():
             raise
         forget_statements(connection)
+        return await _fetch(connection, sql, arguments)
+    except asyncpg.InternalServerError as error:
+        if _GONE_TYPE.match(str(error)) is None:
+            raise
+        # A type, such as an enum, was dropped and made anew; what was prepared here still takes the old one.
+        _seen.pop(connection, None)
+        await connection.reload_schema_state()
+        if connection.is_in_transaction():
+            raise QueryError(
+                "a type was made anew in the database; the transaction has failed by this: repeat it"
+            ) from error
         return await _fetch(connection, sql, arguments)
 
 
