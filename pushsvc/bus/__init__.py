@@ -4,7 +4,7 @@ from .cluster import BusClient, Cluster, connect_bus
 from .connection import LONGEST_WAIT, RedisClient, connect
 from .faults import FAULTS, away, described
 from .link import Ear
-from .publisher import Publisher
+from .publisher import Publisher, said
 from .queue import Claimed, Queue, Queued
 from .scope import Scope
 from .subscriber import Subscriber
@@ -26,4 +26,5 @@ __all__ = [
     "connect",
     "connect_bus",
     "described",
+    "said",
 ]

@@ -28,6 +28,8 @@ AT_ONCE = 1.0
 """Seconds within which a failure was quick enough for another try at once."""
 AGAIN_AFTER = 0.5
 """Seconds until what could not be said is said again."""
+SAID_WITHIN = 1.0
+"""Seconds that Redis keeps somebody waiting at most who asked for something that PostgreSQL has."""
 UNSAID_LIMIT = 4 * 1024**2
 """Bytes that are kept for it."""
 
@@ -127,7 +129,8 @@ class Publisher:
     async def last_progress(self, job: str) -> bytes | None:
         """The last progress of a job as its JSON; None if there is none, or Redis is away."""
         try:
-            return await self._outlet.get(self._progress_key(job))
+            async with asyncio.timeout(SAID_WITHIN):
+                return await self._outlet.get(self._progress_key(job))
         except FAULTS:
             return None
 
@@ -141,7 +144,7 @@ class Publisher:
 
     async def cancel(self, job: str) -> None:
         """Ask whichever worker runs the job to stop it now; it also learns so when it renews its lease."""
-        await self._put([(self.scope.cancels, job.encode())])
+        await said(self._put([(self.scope.cancels, job.encode())]))
 
     def _messages(self, places: Iterable[tuple[Channel, Position]], event: bytes) -> list[Message]:
         topic = self.scope.topic
@@ -149,3 +152,8 @@ class Publisher:
 
     def _progress_key(self, job: str) -> str:
         return self.scope.key("progress", job)
+
+
+async def said(telling: asyncio.Future[Any]) -> None:
+    """Wait until it is said, yet no longer than SAID_WITHIN: then it goes on by itself."""
+    await asyncio.wait([telling], timeout=SAID_WITHIN)

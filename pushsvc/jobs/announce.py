@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from .. import telemetry, wire
 from ..bus import FAULTS, Publisher, Queue, away
@@ -35,6 +36,10 @@ class Announcer:
 
     async def finished(self, finished: Finished, result: bytes | None = None) -> None:
         """The last change: every channel that logged it hears of it, and arq's queue forgets the job."""
+        await self.tell(finished, result)
+
+    def tell(self, finished: Finished, result: bytes | None = None) -> asyncio.Future[Any]:
+        """The same, for who need not wait for Redis."""
         job = finished.job
         if finished.called:
             self._called()
@@ -45,7 +50,7 @@ class Announcer:
         href = f"{self._prefix}/v1/jobs/{job.id}/result"
         success = job.status is JobStatus.SUCCEEDED
         dequeued = self._dequeue.put((job.id, self._queue.result_of(job.id, job.name, success, href)))
-        await asyncio.gather(told, dequeued)
+        return asyncio.gather(told, dequeued)
 
     async def _finish(self, jobs: Sequence[tuple[str, bytes]]) -> list[None]:
         try:

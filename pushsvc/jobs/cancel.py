@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import wire
-from ..bus import Publisher
+from ..bus import Publisher, said
 from ..domain import Job, JobStatus, Outcome
 from ..errors import AlreadyFinished, JobCancelled, NotFound
 from ..store import JobStore
@@ -41,7 +41,7 @@ class Canceller:
         finished = await self._store.finish(ending)
         if finished is None:
             return await self._as_it_ended(job)
-        await self._announcer.finished(finished)
+        await said(self._announcer.tell(finished))
         return finished.job
 
     async def _as_it_ended(self, job: Job) -> Job:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .. import wire
-from ..bus import Publisher
+from ..bus import Publisher, said
 from ..domain import Channel, Position, check_name, new_job_id
 from ..errors import BadRequest, JobFailed, TooLarge
 from ..store import EventStore, Published
@@ -48,7 +48,7 @@ class Publications:
         event_id = f"evt_{new_job_id() if key is None else _digest(channel, key)}"
         event = wire.published(event_id, kind, datetime.now(UTC), body)
         position, event = await self._events.publish(Published(event_id, channel, event, retention))
-        await self._publisher.event([(channel, position)], event)
+        await said(self._publisher.event([(channel, position)], event))
         return position
 
 
