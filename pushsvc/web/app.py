@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from starlette.applications import Starlette
@@ -13,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..access import Logins
-from ..errors import PushsvcError
+from ..errors import PushsvcError, Unavailable
 from .acks import Acks
 from .api import LOGIN, Api, root
 from .asyncapi import asyncapi_route
@@ -21,7 +22,7 @@ from .events import Events
 from .jobs import Jobs
 from .me import Me
 from .openapi import openapi_route
-from .problems import on_error
+from .problems import on_error, problem_response
 from .tickets import Tickets
 from .webhooks import Webhooks
 
@@ -76,6 +77,10 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
     return PlainTextResponse(error.detail, error.status_code, error.headers)
 
 
+ENDING = "graceful shutdown"
+"""What uvicorn says to the requests that it cancels when it has waited for them long enough."""
+
+
 class _Ours:
     """A route of ours: an error that nobody expected is answered, and logged, as ours."""
 
@@ -98,6 +103,14 @@ class _Ours:
             if started:
                 raise
             response = await on_error(Request(scope, receive), error)
+            await response(scope, receive, send)
+        except asyncio.CancelledError as error:
+            # Left to the server, it would be a 500, which looks like a fault and is not asked again.
+            task = asyncio.current_task()
+            if started or task is None or not any(ENDING in str(each) for each in error.args):
+                raise
+            task.uncancel()
+            response = problem_response(Unavailable("the server was told to end before there was an answer"))
             await response(scope, receive, send)
 
 
