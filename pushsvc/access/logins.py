@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from ..domain import Principal, check_subject
 from ..errors import Forbidden, SettingsError, Unauthorized
 from .origins import allowed_origin
-from .tokens import Tokens, bearer
+from .tokens import Tokens, bearer, check_principal
 
 Who = str | Principal | None
 Login = Callable[[HTTPConnection], Who | Awaitable[Who]]
@@ -61,6 +61,7 @@ class Logins:
         now = datetime.now(UTC)
         until = now + timedelta(seconds=self._lasts)
         if isinstance(who, Principal):
+            check_principal(who)
             return replace(who, issued_at=who.issued_at or now, expires_at=who.expires_at or until, login=True)
         if not isinstance(who, str):
             raise SettingsError(

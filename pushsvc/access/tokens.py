@@ -146,6 +146,18 @@ def principal_of(claims: dict[str, Any]) -> Principal:
     return Principal(subject, tenant, channels, scopes, expires_at, issued_at, token_id)
 
 
+def check_principal(principal: Principal) -> None:
+    """What a token's claims are checked for, of one that somebody else has made. Raises BadRequest."""
+    check_subject(principal.subject)
+    check_tenant(principal.tenant)
+    for name in _list(list(principal.channels)):
+        check_channel(name)
+    for scope in _list(list(principal.scopes)):
+        check_name(scope, "a scope", 100)
+    if principal.token_id is not None:
+        check_name(principal.token_id, "a token's id")
+
+
 def _list(value: Any) -> list[Any]:
     if value is None:
         return []

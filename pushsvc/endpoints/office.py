@@ -14,7 +14,7 @@ from starlette.responses import Response
 from .. import wire
 from ..access import Logins
 from ..domain import SERVICE_CALLBACK, Job, JobId, Principal, Submission, new_job_id
-from ..errors import AlreadyFinished, Gone, NotFound, PushsvcError, Unavailable
+from ..errors import AlreadyFinished, BadRequest, Gone, NotFound, PushsvcError, Unavailable
 from ..hub import Hub
 from ..jobs import Canceller
 from ..settings import Settings
@@ -111,8 +111,11 @@ class Office:
     ) -> Handled:
         """Record the request and make it a job, or join the job that it is the same as.
 
-        Raises NotTaken, TooLarge, KeyReused, ClientDisconnect: there is no job then, but where NotTaken is in doubt.
+        Raises NotTaken, BadRequest, TooLarge, KeyReused, ClientDisconnect: there is no job then, but where NotTaken
+        is in doubt.
         """
+        if sum(header == b"idempotency-key" for header, _ in request.headers) > 1:
+            raise BadRequest("there are several headers Idempotency-Key; send one")
         # Two of nobody's may be two people's, as their cookies tell: for them nothing is shared.
         known = principal is not None or not request.has_credentials
         shared = known and request.method == "GET" and not request.has_body

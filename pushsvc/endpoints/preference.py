@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
 from starlette.datastructures import Headers
 
+from .. import wire
 from .options import EndpointOptions
 
 Reader = Literal["client", "navigation", "subresource"]
 """A program; a browser that goes to a page; a browser that fetches a part of one, such as an image."""
 
-_WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
 _PARTS_OF_A_PAGE = (
     "audio",
     "embed",
@@ -43,16 +42,16 @@ class Preference:
     def of(cls, headers: Headers, options: EndpointOptions, most: float, *, inline: bool) -> Preference:
         """What these headers ask for. `most` is the longest wait. `inline`: nothing can be answered later."""
         reader = _reader(headers)
-        asked = [part.strip() for value in headers.getlist("prefer") for part in re.split("[,;]", value)]
-        wait = next((float(match[1]) for part in asked if (match := _WAIT.fullmatch(part))), None)
-        later = any(part.lower() == "respond-async" for part in asked)
+        said = headers.getlist("prefer")
+        wait = wire.preferred_wait(said, most)
+        later = "respond-async" in wire.preferences(said)
         if inline:
             return cls(0.0, True, None, reader)
-        applied = [] if wait is None else [f"wait={min(wait, most):g}"]
+        applied = [] if wait is None else [f"wait={wait:g}"]
         if later:
-            return cls(min(wait or 0.0, most), False, ", ".join(["respond-async", *applied]), reader)
+            return cls(wait or 0.0, False, ", ".join(["respond-async", *applied]), reader)
         if wait is not None:
-            return cls(min(wait, most), False, applied[0], reader)
+            return cls(wait, False, applied[0], reader)
         return cls(options.wait, options.only_if_asked or reader == "subresource", None, reader)
 
 

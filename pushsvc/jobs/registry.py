@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from pydantic import BaseModel, Secret, SecretBytes, SecretStr, ValidationError
 from pydantic_core import to_json
 
 from .. import wire
-from ..errors import InvalidParams, SettingsError, UnknownJob
+from ..errors import InvalidParams, PushsvcError, SettingsError, UnknownJob
 from .context import PgSettingsFor
+from .failures import Failure
 from .payload import Instants
 from .signature import schema_of
+
+logger = logging.getLogger(__name__)
 
 JobFunction = Callable[..., Awaitable[Any] | Any]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
@@ -55,7 +59,15 @@ class JobSpec:
             text = written(params)
         except ValueError as error:
             raise InvalidParams(f"{self.name} does not take these parameters: they have no JSON form") from error
-        self._read(text, f"{self.name} does not take these parameters")
+        try:
+            self._read(text, f"{self.name} does not take these parameters")
+        except PushsvcError:
+            raise
+        except Exception as error:
+            # The author's own validator, which is to raise ValueError for what it does not like.
+            failure = Failure.of(error)
+            logger.error("job %s: its parameters were not checked: %s\n%s", self.name, failure.said, failure.trace)
+            raise PushsvcError("the job's check of its parameters failed", **failure.problem.extra) from error
         return text
 
     def arguments(self, params: str) -> dict[str, Any]:

@@ -131,39 +131,8 @@ async def read_body(request: Request, model: type[Model], limit: int) -> Model:
         raise BadRequest(f"the body is not JSON as it should be: {error}") from None
 
 
-LONGEST_PREFER = 1000
-"""Characters of all `Prefer` headers, beyond which none of them is read."""
-
 _DIGITS = re.compile("[0-9]{1,18}")
 _NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
-
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_WORD = rf'{_TOKEN}|"(?:[^"\\]|\\.)*"'
-_PARAMETER = rf"{_TOKEN}(?:\s*=\s*(?:{_WORD})?)?"
-_PREFERENCE = re.compile(rf"\s*({_TOKEN})(?:\s*=\s*({_WORD})?)?(?:\s*;\s*(?:{_PARAMETER})?)*\s*")
-
-
-def prefer_wait(request: Request, most: float) -> float | None:
-    """Seconds of `Prefer: wait=N` (RFC 7240, section 4.3), cut to `most`; None where it is not asked for.
-
-    Of several the first counts. What is not understood is passed over, as the RFC wants it.
-    """
-    text = ",".join(request.headers.getlist("prefer"))
-    for preference in split_list(text) if len(text) <= LONGEST_PREFER else ():
-        match = _PREFERENCE.fullmatch(preference)
-        if match is None or match[1].lower() != "wait":
-            continue
-        digits = (match[2] or "").strip('"')
-        return min(float(digits), most) if _DIGITS.fullmatch(digits) else None
-    return None
-
-
-def split_list(text: str) -> list[str]:
-    """The members of a header that is a list (RFC 9110, section 5.6.1): split at commas outside of quotes."""
-    return [part for part in (found.strip() for found in _MEMBER.findall(text)) if part]
-
-
-_MEMBER = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*(?:"|$))+')
 
 
 def one_header(request: Request, name: str) -> str | None:

@@ -16,7 +16,7 @@ from ..endpoints import Answer, Given, cookies_of
 from ..errors import BadRequest, Gone
 from ..jobs import JobRequest
 from ..transports import until_final
-from .api import JSON, Api, one_header, prefer_wait, query_number, read_body, root
+from .api import JSON, Api, one_header, query_number, read_body, root
 from .problems import MEDIA_TYPE
 
 RETRY_AFTER = "1"
@@ -41,7 +41,7 @@ class Jobs:
         api = self._api
         principal = api.principal(request, "submit")
         body = await read_body(request, JobRequest, api.settings.body_limit)
-        wait = prefer_wait(request, api.settings.wait_limit)
+        wait = wire.preferred_wait(request.headers.getlist("prefer"), api.settings.wait_limit)
         submitted = await api.submissions.submit(principal, body, _idempotency_key(request))
         job, mark = submitted.job, submitted.mark
         headers = {"Location": api.views.path(job, root(request))}
@@ -57,7 +57,7 @@ class Jobs:
         api = self._api
         principal = api.reader(request)
         job = await api.job_of(principal, request)
-        wait = prefer_wait(request, api.settings.wait_limit)
+        wait = wire.preferred_wait(request.headers.getlist("prefer"), api.settings.wait_limit)
         if "wait" in request.query_params:
             wait = query_number(request, "wait", 0, 0, api.settings.wait_limit)
         if wait and not job.status.terminal and await until_final(api.desk, principal, job, wait):

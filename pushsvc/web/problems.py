@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from .. import wire
-from ..domain import new_job_id
 from ..errors import PushsvcError, Unauthorized
+from ..jobs.failures import Failure
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,6 @@ async def on_error(_request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         body = {"type": "about:blank", "title": error.detail, "status": error.status_code}
         return Response(wire.dump(body), error.status_code, error.headers, MEDIA_TYPE)
-    incident = f"err_{new_job_id()}"
-    logger.error("a request failed [%s]", incident, exc_info=error)
-    return problem_response(PushsvcError(error_id=incident))
+    failure = Failure.of(error)
+    logger.error("a request failed: %s\n%s", failure.said, failure.trace)
+    return problem_response(PushsvcError(error_id=failure.problem.extra.get("error_id")))

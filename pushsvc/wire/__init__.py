@@ -35,6 +35,7 @@ from .frames import (
     parse_frame,
     text_frame,
 )
+from .preferences import preferences, preferred_wait
 from .problems import problem_bytes, problem_of
 
 __all__ = [
@@ -62,6 +63,8 @@ __all__ = [
     "parse_bus",
     "parse_frame",
     "poll_answer",
+    "preferences",
+    "preferred_wait",
     "problem_bytes",
     "problem_of",
     "progress_frame",

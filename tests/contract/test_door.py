@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote_from_bytes
 
 import click
@@ -20,6 +20,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import AfterValidator
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -141,12 +142,19 @@ class Door:
                     frame = json.loads(socket.recv(30))
 
 
+def stumbles(number: int) -> int:
+    return 1 // number
+
+
 def offered(settings: Settings) -> Service:
     service = Service(settings=settings)
 
     @service.job
     async def echo(value: Any = None, number: float = 0.0, count: int = 0) -> Any:
         return value
+
+    @service.job
+    async def checked(number: Annotated[int, AfterValidator(stumbles)]) -> None: ...
 
     return service
 
@@ -335,6 +343,18 @@ def test_a_problem_that_was_stored_as_it_should_not_breaks_no_list_and_no_stream
     assert door.http.get(f"/v1/jobs/{job}/result").status_code == 500
     heard = door.http.get("/v1/events", params={"wait": 0, "cursor": cursor}).json()["events"]
     assert heard[-1]["event"]["error"]["status"] == 500
+
+
+def test_a_check_of_the_authors_that_fails_is_told_as_such_and_the_socket_stays(door: Door) -> None:
+    answer = door.http.post("/v1/jobs", json={"job": "checked", "params": {"number": 0}})
+    assert answer.status_code == 500
+    assert answer.json()["error"] == "ZeroDivisionError"
+    assert answer.json()["error_id"]
+    with door.greeted("me") as socket:
+        socket.send(json.dumps({"id": 2, "op": "submit", "job": "checked", "params": {"number": 0}}))
+        assert json.loads(socket.recv(30))["error"]["code"] == "internal"
+        socket.send(json.dumps({"id": 3, "op": "submit", "job": "checked", "params": {"number": 1}}))
+        assert "ok" in json.loads(socket.recv(30))
 
 
 # Tokens

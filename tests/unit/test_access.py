@@ -13,9 +13,11 @@ from typing import Any
 import jwt
 import pytest
 from jwt.utils import base64url_encode
+from starlette.requests import HTTPConnection
 
 from pushsvc.access import (
     DEFAULT_SCOPES,
+    Logins,
     Rate,
     Revocations,
     Slots,
@@ -61,6 +63,26 @@ def test_a_token_is_made_for_groups_only(channel: str) -> None:
 def test_a_token_has_an_end_that_a_calendar_knows(ttl: Any) -> None:
     with pytest.raises(BadRequest, match="valid for"):
         TOKENS.mint("me", ttl=ttl)
+
+
+@pytest.mark.parametrize(
+    "principal",
+    [
+        Principal("a\ud800"),
+        Principal(""),
+        Principal("me", tenant="a:b"),
+        Principal("me", channels=frozenset({"group:\x00"})),
+        Principal("me", channels=frozenset({"ops"})),
+        Principal("me", scopes=frozenset({"a\nb"})),
+        Principal("me", token_id="\ud800"),
+        Principal(7),  # type: ignore[arg-type]
+    ],
+)
+async def test_a_principal_that_the_apps_login_makes_is_checked_as_a_tokens_claims_are(principal: Principal) -> None:
+    logins = Logins(lambda _connection: principal, TOKENS, [], 60)
+    scope = {"type": "http", "method": "GET", "headers": []}
+    with pytest.raises(BadRequest):
+        await logins.login(HTTPConnection(scope))
 
 
 def test_a_plain_token_may_submit_and_read_in_the_default_tenant() -> None:
