@@ -39,6 +39,9 @@ Ts = TypeVarTuple("Ts")
 KEPT_RECORDS = 1000
 """Of how many queries a handle knows what became of them."""
 
+MOST_OPEN = 10_000
+"""How many queries of one handle may wait for their answer, or for somebody to await it."""
+
 SWEPT_AT = 256
 """At how many queries those are dropped that are over."""
 
@@ -289,6 +292,12 @@ class Database(Finders, Calculations):
         return transaction
 
     def _query(self, question: Question[Any]) -> Query:
+        if len(self._queries) >= MOST_OPEN:
+            self._sweep()
+            if len(self._queries) >= MOST_OPEN:
+                raise QueryError(
+                    f"{MOST_OPEN} queries of this job have no answer yet, or nobody awaited it: await some first"
+                )
         query = Query(
             question,
             self._pool,
@@ -299,11 +308,14 @@ class Database(Finders, Calculations):
         self._records.append(query.record)
         self._queries.append(query)
         if len(self._queries) >= self._swept_at:
-            # A job that asks all day long is not to keep every answer it ever had.
-            self._queries = [query for query in self._queries if not query.over]
-            self._flights = {key: query for key, query in self._flights.items() if not query.settled}
+            self._sweep()
             self._swept_at = max(SWEPT_AT, 2 * len(self._queries))
         return query
+
+    def _sweep(self) -> None:
+        # A job that asks all day long is not to keep every answer it ever had.
+        self._queries = [query for query in self._queries if not query.over]
+        self._flights = {key: query for key, query in self._flights.items() if not query.settled}
 
     def _transaction_changed(self, transaction: Transaction) -> None:
         """It has begun or ended: what is asked for from here on is not to be answered from before."""

@@ -144,7 +144,7 @@ ONE_STEP: dict[str, st.SearchStrategy[Step]] = {
         st.sampled_from(KINDS),
         st.sampled_from((0, 0, 1, 5)),
         st.sampled_from((False, False, False, False, False, True)),
-        st.sampled_from((1, 1, 1, 2, 9)),
+        st.sampled_from((1, 1, 1, 2, 9, 25)),
         st.sampled_from((0, 0, 1, SLOTS - 1)),
     ),
     "await": st.builds(Await, WHICH, st.sampled_from(("here", "here", "task", "task", "timeout")), st.integers(0, 6)),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections import Counter
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, func, insert, literal, select, text
 from sqlalchemy.exc import DBAPIError
 
 from pushsvc.errors import QueryCancelled, QueryError, Unavailable
-from pushsvc.queries import Database, DatabasePool, Promise, QueryRecord
+from pushsvc.queries import Database, DatabasePool, Promise, QueryRecord, database
 from pushsvc.queries.running.comment import SqlComment
 
 from .queries_support import Server, behind, until
@@ -111,6 +112,98 @@ async def test_a_full_queue_is_shared_out_between_jobs(pool: DatabasePool, serve
             assert len(queued) == 8
         await greedy.close(reason="enough")
         await modest.close(reason="enough")
+
+
+async def test_what_found_the_queue_full_goes_on_the_executor_when_there_is_room(
+    db: Database, pool: DatabasePool
+) -> None:
+    promises = [db.load_async(select(literal(number))) for number in range(60)]
+    assert (pool.active, pool.waiting) == (4, 16)
+    assert [record.reason for record in db.queries[20:]] == ["queue_full"] * 40
+    # Nobody awaits any of them.
+    await until(lambda: all(promise.settled for promise in promises))
+    assert {(record.mode, record.reason) for record in db.queries} == {("async", None)}
+    assert [await promise for promise in promises] == [[number] for number in range(60)]
+
+
+async def test_sixty_queries_have_all_places_to_the_end_in_whatever_order_they_are_awaited(
+    db: Database, pool: DatabasePool, server: Server
+) -> None:
+    busy: list[int] = []
+
+    async with server.gate(1) as open_gate:
+        promises = [db.load_async(behind(1, number)) for number in range(60)]
+        task = asyncio.ensure_future(asyncio.wait([asyncio.ensure_future(promises[59])]))
+        await server.until_running(5)
+        assert pool.waiting == 16
+        for promise in promises:
+            promise.watch(lambda _: busy.append(pool.active))
+        await open_gate()
+        for number in reversed(range(60)):
+            assert await promises[number] == [number]
+        await task
+    # Each place that becomes free is taken at once, as long as there is a query for it.
+    assert len(busy) == 60
+    assert min(busy[:50]) >= 4
+    assert max(busy) == 5
+
+
+async def test_those_behind_a_full_queue_move_up_in_turns_between_jobs(postgres_url: str, server: Server) -> None:
+    pool = DatabasePool(postgres_url, executor_concurrency=1, own_connections=1)
+    order: list[str] = []
+
+    def handle(owner: str) -> Database:
+        def observe(record: QueryRecord) -> None:
+            if record.status == "running":
+                order.append(owner)
+
+        return Database(pool, owner=owner, observer=observe)
+
+    handles = {"greedy": 20, "modest": 6, "late": 3}
+    async with server.gate(1):
+        blocking = Database(pool, owner="blocking")
+        blocker = blocking.load_async(behind(1))
+        dbs = {owner: handle(owner) for owner in handles}
+        promises = [dbs[owner].load_async(select(literal(n))) for owner, most in handles.items() for n in range(most)]
+        assert pool.waiting == 4
+        await server.until_running(1)
+        blocker.cancel()
+        await until(lambda: all(promise.settled for promise in promises))
+    assert Counter(order) == handles
+    last = {owner: len(order) - order[::-1].index(owner) for owner in handles}
+    assert last["late"] <= 12, order
+    assert last["modest"] <= 20, order
+    assert (pool.active, pool.waiting, len(pool.executor._behind)) == (0, 0, 0)
+    for db in (*dbs.values(), blocking):
+        await db.close(reason="done")
+    await pool.close()
+
+
+async def test_what_waits_behind_the_queue_can_be_cancelled_and_ends_with_its_job(
+    pool: DatabasePool, server: Server
+) -> None:
+    db = Database(pool, owner="job")
+    async with server.gate(1):
+        promises = [db.load_async(behind(1)) for _ in range(40)]
+        await server.until_running(4)
+        assert promises[35].cancel()
+        assert promises[10].cancel()  # one in the queue: the first behind moves up
+        assert (pool.waiting, db.queries[20].reason, db.queries[21].reason) == (16, None, "queue_full")
+        await db.close(reason="enough")
+        assert {promise.status for promise in promises} == {"cancelled"}
+        assert (pool.active, pool.waiting, len(pool.executor._behind)) == (0, 0, 0)
+        assert await server.running() == []
+
+
+async def test_a_job_that_awaits_nothing_is_refused_at_ten_thousand_queries(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "MOST_OPEN", 100)
+    promises = [db.load_async(select(literal(number))) for number in range(100)]
+    with pytest.raises(QueryError, match="100 queries of this job have no answer yet"):
+        db.load_async(select(literal(100)))
+    assert await promises[0] == [0]
+    assert await db.load_async(select(literal(100))) == [100]
 
 
 async def test_inline_runs_each_query_when_it_is_awaited(pool: DatabasePool) -> None:

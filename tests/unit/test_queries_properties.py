@@ -231,9 +231,16 @@ class Job:
             owner=f"job-{number}",
             tags={"job": "property", "job_id": str(number)},
             inline=plan.inline,
-            observer=lambda record: self.seen[record].append(record.status),
+            observer=self._observe,
         )
+        self._pool = pool
+        self.waited = 0
+        """How many queries waited in the executor's queue at most, whenever one of this job went on."""
         self.task = asyncio.get_running_loop().create_task(self._run())
+
+    def _observe(self, record: QueryRecord) -> None:
+        self.seen[record].append(record.status)
+        self.waited = max(self.waited, self._pool.waiting)
 
     async def _run(self) -> None:
         try:
@@ -578,6 +585,7 @@ async def check_server(
     for number in notes[OF_JOB]:
         job, at_once = divmod(number, 100)
         assert at_once <= 1 + (0 if program.plans[job].inline else program.executor)
+    assert max(each.waited for each in jobs) <= 4 * program.executor
     ran = Counter(notes[RAN])
     for each in jobs:
         least, most = each.runs()
@@ -640,6 +648,15 @@ KNOWN = (
     Program(1, 1, (Plan((Ask("load"), Await(0), Ask("rows", ms=5), Pause(9, ms=2), Cancel(1), Ask("entity"))),)),
     # What is on its way when a transaction commits does not answer for what it wrote.
     Program(2, 1, (Plan((Read(True), Pause(9, ms=2), InTransaction((Write(),)), Read(True))),)),
+    # Far more than the queue takes, of two jobs; some are awaited, some given up, the others go on by themselves.
+    Program(
+        1,
+        1,
+        (
+            Plan((Ask("load", times=30), Await(29), Cancel(12), Pause(9, ms=2))),
+            Plan((Ask("rows", times=12), Await(11, "task"), InTransaction((Await(9), Ask("pick", times=9))))),
+        ),
+    ),
     # A transaction that is to write nothing has failed by writing.
     Program(1, 1, (Plan((InTransaction((Write(), Ask("load")), mode="snapshot"),)),)),
 )

@@ -22,11 +22,17 @@ class Runnable(Protocol):
         """Leave the other lanes and run; call `freed`, once, as soon as its connection serves others again."""
 
     def displaced(self, lane: Lane) -> None:
-        """It lost its place in the lane's queue to an owner who had fewer there."""
+        """The lane's queue has no room for it, or had to give its place to an owner who had fewer there."""
+
+    def queued(self, lane: Lane) -> None:
+        """There was room in the lane's queue after all."""
 
 
 class Lane:
     """Runs at most `capacity` queries at a time and keeps the others waiting, in turns between their owners.
+
+    At most `backlog` of them wait in its queue, shared out between owners. What finds it full waits behind it with
+    its owner, and moves up as soon as there is room, in turns again.
 
     A lane gives a place before its query asks the pool for a connection, and the pool has one for every
     place: so nothing waits for a place while it holds a connection, and nothing waits for a connection.
@@ -42,35 +48,60 @@ class Lane:
         self.capacity = capacity
         self._backlog = backlog
         self._each = each
-        self._waiting: OrderedDict[str, dict[Runnable, None]] = OrderedDict()  # in the order of their turns
+        # Each in the order of the owners' turns.
+        self._waiting: OrderedDict[str, dict[Runnable, None]] = OrderedDict()
+        self._behind: OrderedDict[str, OrderedDict[Runnable, None]] = OrderedDict()
         self._running: Counter[str] = Counter()
         self.active = 0
         """How many queries run now."""
         self.waiting = 0
-        """How many queries wait now."""
+        """How many queries wait in its queue now."""
 
-    def offer(self, work: Runnable, *, beyond: bool = False) -> bool:
-        """Run it now or queue it. False when the queue is full; then it is not queued, unless `beyond` it.
+    def offer(self, work: Runnable) -> None:
+        """Run it now, or queue it, or keep it behind the queue.
 
         A full queue is shared out: an owner who has fewer places takes one, the latest, from whoever has
         the most.
         """
-        full = self._backlog is not None and self.waiting >= self._backlog
-        if full and not beyond and not self._make_room(work.owner):
-            return False
-        self._waiting.setdefault(work.owner, {})[work] = None
-        self.waiting += 1
+        if self._full and not self._make_room(work.owner):
+            self._behind.setdefault(work.owner, OrderedDict())[work] = None
+            work.displaced(self)
+            return
+        self._queue(work)
         self._advance()
-        return True
 
     def withdraw(self, work: Runnable) -> None:
         """Let it wait here no longer, if it did."""
-        queue = self._waiting.get(work.owner)
-        if queue is not None and work in queue:
-            del queue[work]
+        owner = work.owner
+        if work in self._waiting.get(owner, ()):
+            del self._waiting[owner][work]
             self.waiting -= 1
-            if not queue:
-                del self._waiting[work.owner]
+            if not self._waiting[owner]:
+                del self._waiting[owner]
+            self._move_up()
+        elif work in self._behind.get(owner, ()):
+            del self._behind[owner][work]
+            if not self._behind[owner]:
+                del self._behind[owner]
+
+    @property
+    def _full(self) -> bool:
+        return self._backlog is not None and self.waiting >= self._backlog
+
+    def _queue(self, work: Runnable) -> None:
+        self._waiting.setdefault(work.owner, {})[work] = None
+        self.waiting += 1
+
+    def _move_up(self) -> None:
+        while self._behind and not self._full:
+            owner, behind = next(iter(self._behind.items()))
+            work, _ = behind.popitem(last=False)
+            if behind:
+                self._behind.move_to_end(owner)
+            else:
+                del self._behind[owner]
+            self._queue(work)
+            work.queued(self)
 
     def _make_room(self, owner: str) -> bool:
         queue = max(self._waiting.values(), key=len)
@@ -80,6 +111,9 @@ class Lane:
         latest = next(reversed(queue))
         del queue[latest]
         self.waiting -= 1
+        behind = self._behind.setdefault(latest.owner, OrderedDict())
+        behind[latest] = None
+        behind.move_to_end(latest, last=False)
         latest.displaced(self)
         return True
 
@@ -87,6 +121,7 @@ class Lane:
         while self.active < self.capacity and (work := self._next()):
             self._running[work.owner] += 1
             self.active += 1
+            self._move_up()
             work.start(self, partial(self._freed, work.owner))
 
     def _next(self) -> Runnable | None:
@@ -126,7 +161,10 @@ class Place:
             self.granted.set_result(None)
 
     def displaced(self, lane: Lane) -> None:
-        """Does not happen: no place in the foreground is lost to another owner."""
+        """Does not happen: the foreground's queue has room for all."""
+
+    def queued(self, lane: Lane) -> None:
+        """Does not happen."""
 
     def release(self) -> None:
         """Let others have it."""

@@ -77,14 +77,13 @@ class Query:
         return self.settled and self.awaited and (self.task is None or self.task.done())
 
     def schedule(self) -> None:
-        """Queue it on the executor if there is one and it has room; else it stays until it is awaited."""
+        """Have it wait for the executor if there is one; else it stays until it is awaited."""
         if self._executor is None:
             self._leave_to_foreground("inline")
         self.observe()
         if self._executor is not None:
             self._lanes.add(self._executor)
-            if not self._executor.offer(self):
-                self.displaced(self._executor)
+            self._executor.offer(self)
 
     def run_in(self, transaction: Transaction, reason: Reason) -> None:
         """Run it in a transaction, after what was asked there before."""
@@ -125,9 +124,12 @@ class Query:
         self.observe()
 
     def displaced(self, lane: Lane) -> None:
-        """There is no room for it on the executor."""
-        self._lanes.discard(lane)
+        """There is no room for it in the executor's queue: it waits behind that, unless it is awaited before."""
         self._leave_to_foreground("queue_full")
+
+    def queued(self, lane: Lane) -> None:
+        """There is room for it in the executor's queue."""
+        self.record.mode, self.record.reason = "async", None
 
     # What its promises ask of it.
 
@@ -145,13 +147,8 @@ class Query:
             return
         if foreground in self._lanes:
             return
-        displaced = self._executor is not None and self._executor not in self._lanes
         self._lanes.add(foreground)
         foreground.offer(self)
-        if displaced and self.task is None and self._executor is not None:
-            # Another task of the job has its connection, perhaps for long: whoever has a place first.
-            self._lanes.add(self._executor)
-            self._executor.offer(self, beyond=True)
 
     def abandoned(self, promise: Promise[Any]) -> None:
         """Cancel: when nobody wants its answer, it waits no longer, or is stopped where it runs."""
