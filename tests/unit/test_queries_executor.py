@@ -148,6 +148,29 @@ async def test_sixty_queries_have_all_places_to_the_end_in_whatever_order_they_a
     assert max(busy) == 5
 
 
+async def test_while_a_job_awaits_what_runs_elsewhere_its_own_connection_takes_its_next_query(
+    db: Database, pool: DatabasePool, server: Server
+) -> None:
+    async with server.gate(1) as open_gate:
+        running = [db.load_async(behind(1)) for _ in range(4)]
+        waiting = [db.load_async(select(literal(number))) for number in range(30)]
+        await server.until_running(4)
+        assert pool.foreground.active == 0, "nobody waits yet"
+        awaiting = asyncio.ensure_future(running[0])
+        await until(lambda: all(promise.settled for promise in waiting))
+        assert {(record.mode, record.reason) for record in db.queries[4:]} <= {
+            ("foreground", "not_started"),
+            ("foreground", "queue_full"),
+        }
+        assert pool.active == 4
+        await open_gate()
+        assert await awaiting == [1]
+        for promise in running:
+            await promise
+        # Nobody waits any more: what is asked now stays off it.
+    assert not db._asker.awaited
+
+
 async def test_those_behind_a_full_queue_move_up_in_turns_between_jobs(postgres_url: str, server: Server) -> None:
     pool = DatabasePool(postgres_url, executor_concurrency=1, own_connections=1)
     order: list[str] = []

@@ -27,6 +27,9 @@ class Runnable(Protocol):
     def queued(self, lane: Lane) -> None:
         """There was room in the lane's queue after all."""
 
+    def lend(self, lane: Lane) -> None:
+        """Wait in this lane, too."""
+
 
 class Lane:
     """Runs at most `capacity` queries at a time and keeps the others waiting, in turns between their owners.
@@ -69,6 +72,14 @@ class Lane:
             return
         self._queue(work)
         self._advance()
+
+    def idle(self, owner: str) -> bool:
+        """Whether nothing of this owner's runs or waits here."""
+        return not self._running[owner] and owner not in self._waiting
+
+    def next_of(self, owner: str) -> Runnable | None:
+        """What of this owner's has longest to wait: the first behind the queue, else the first in it."""
+        return next(iter(self._behind.get(owner) or self._waiting.get(owner) or ()), None)
 
     def withdraw(self, work: Runnable) -> None:
         """Let it wait here no longer, if it did."""
@@ -164,6 +175,9 @@ class Place:
         """Does not happen: the foreground's queue has room for all."""
 
     def queued(self, lane: Lane) -> None:
+        """Does not happen."""
+
+    def lend(self, lane: Lane) -> None:
         """Does not happen."""
 
     def release(self) -> None:

@@ -19,11 +19,11 @@ Reason = Literal["not_started", "queue_full", "transaction", "inline"]
 class QueryRecord:
     """One query of a job. Times are seconds of `time.monotonic`, None until known.
 
-    `mode` tells where it ran: on the executor (`async`), or on the job's own connection (`foreground`) for
-    the `reason` given: it had `not_started` when it was awaited, the `queue_full`, a `transaction` was open, or
-    everything runs `inline`. `started` is when it was given a connection, so `started - scheduled` is its time in
-    the queue and `finished - started` its time in the database. A cancelled query counts as finished when it
-    was given up. `wait` is how many seconds the job waited at its first `await`.
+    `mode` tells where it ran: on the executor (`async`), or on the job's own connection (`foreground`) for the
+    `reason` given: it had `not_started` when the job awaited it or another, the `queue_full`, a `transaction` was
+    open, or everything runs `inline`. `started` is when it was given a connection, so `started - scheduled` is
+    its time in the queue and `finished - started` its time in the database. A cancelled query counts as finished
+    when it was given up. `wait` is how many seconds the job waited at its first `await`.
     """
 
     name: str

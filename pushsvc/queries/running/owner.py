@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .comment import SqlComment
 from .pg_settings import PgSettings
@@ -19,3 +19,5 @@ class Owner:
     name: str
     comment: SqlComment
     settings: PgSettings | None = None
+    awaited: set[object] = field(default_factory=set)
+    """Its queries that somebody awaits, and that have not settled."""

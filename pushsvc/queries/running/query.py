@@ -139,7 +139,10 @@ class Query:
         transaction = current(self._pool)
         # Around the transaction in which it is awaited, its turn comes when that one has ended: that would be never.
         stuck = self.record.started is None and transaction is not None and transaction.inside(self.transaction)
+        self.asker.awaited.add(self)
         if self.task is not None and not stuck:
+            if transaction is None:
+                self._lend_connection()
             return
         if transaction is not None:
             # The job's own connection is busy with the very transaction in which this is awaited.
@@ -147,8 +150,21 @@ class Query:
             return
         if foreground in self._lanes:
             return
-        self._lanes.add(foreground)
-        foreground.offer(self)
+        self.lend(foreground)
+
+    def _lend_connection(self) -> None:
+        """The job waits, and its own connection is idle: one of its queries that wait for the executor has it."""
+        executor, foreground = self._executor, self._pool.foreground
+        if executor is None or not self.asker.awaited or not foreground.idle(self.owner):
+            return
+        waiting = executor.next_of(self.owner)
+        if waiting is not None:
+            waiting.lend(foreground)
+
+    def lend(self, lane: Lane) -> None:
+        """It may have a place in this lane, too."""
+        self._lanes.add(lane)
+        lane.offer(self)
 
     def abandoned(self, promise: Promise[Any]) -> None:
         """Cancel: when nobody wants its answer, it waits no longer, or is stopped where it runs."""
@@ -182,6 +198,7 @@ class Query:
             finally:
                 # Before the answer is given out: whoever asks again on getting it finds the place free.
                 freed()
+                self._lend_connection()
 
         await self._run(ask)
 
@@ -225,6 +242,7 @@ class Query:
         if record.finished is not None:
             return
         record.status, record.finished = status, time.monotonic()
+        self.asker.awaited.discard(self)
         started = record.finished if record.started is None else record.started
         telemetry.emit(
             "query.done",
