@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from .domain import Principal
+from .endpoints import WaitingPage
 from .errors import JobError, PushsvcError
 from .jobs import JobContext, current_job
 from .queries import Database, Promise
@@ -20,6 +21,7 @@ __all__ = [
     "PushsvcError",
     "Service",
     "Settings",
+    "WaitingPage",
     "__version__",
     "current_job",
     "verify_webhook",

@@ -25,7 +25,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from .endpoints import Catalogue, HandedOver, Layer, Office, name_places, on_handed_over
+from .endpoints import Catalogue, HandedOver, JobRoute, Layer, Office, Pages, Render, name_places, on_handed_over
 from .errors import BudgetError, PushsvcError, SettingsError, Unavailable
 from .parts import Parts
 from .transports import REVOCATIONS
@@ -173,7 +173,14 @@ class Attachment:
     """A Starlette or FastAPI app that the service has joined."""
 
     def __init__(
-        self, app: Starlette, at: str, host: Host, api: ASGIApp, catalogue: Catalogue, record_limit: int
+        self,
+        app: Starlette,
+        at: str,
+        host: Host,
+        api: ASGIApp,
+        catalogue: Catalogue,
+        record_limit: int,
+        render: Render | None,
     ) -> None:
         if not re.fullmatch(r"(/[^/?#\s{}]+)+", at):
             raise SettingsError(f"attach: at={at!r} is not a path such as /push")
@@ -188,7 +195,8 @@ class Attachment:
         self.at = at
         self._host = host
         self._lifespan = app.router.lifespan_context
-        app.router.routes.insert(0, Mount(at, api, name="pushsvc"))
+        self._pages = Pages(self._office, problem_response, at, render)
+        app.router.routes[:0] = [JobRoute(self._pages), Mount(at, api, name="pushsvc")]
         app.router.lifespan_context = self._joined
         app.add_exception_handler(HandedOver, on_handed_over)
         self._catalogue = catalogue
@@ -199,7 +207,7 @@ class Attachment:
     def _with_layer(self) -> ASGIApp:
         """The app's stack with our layer outside of all, once every route is there."""
         name_places(self.app.routes, self._catalogue)
-        return Layer(self._stack(), self._office, problem_response, self.at, self._limit)
+        return Layer(self._stack(), self._office, self._pages, self._limit)
 
     async def _office(self) -> Office:
         return (await self._host.ensure()).office

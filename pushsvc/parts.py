@@ -226,6 +226,7 @@ class Parts:
             records=self.records,
             seals=self.seals,
             jobs=self.store,
+            registry=self.jobs,
             hub=self.hub,
             canceller=self.canceller,
             views=self.views,

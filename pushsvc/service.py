@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from .access import DEFAULT_SCOPES, Login
 from .domain import Channel, Json, Position, Revocation, check_channel, check_name, check_subject, check_tenant
-from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Replayer
+from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Render, Replayer
 from .errors import BadRequest, PushsvcError, SettingsError
 from .hosting import Attachment, Host, ServiceApp, in_worker
 from .jobs import JobContext, JobSpec, PgSettingsFor, Registry, Worker, params_model
@@ -151,16 +151,20 @@ class Service:
         self._asgi = ServiceApp(self._host, routes, self.settings.root_path)
         return self._asgi
 
-    def attach(self, app: Starlette, at: str = "/push") -> None:
+    def attach(self, app: Starlette, at: str = "/push", *, waiting_page: Render | None = None) -> None:
         """Join an existing Starlette or FastAPI app: its login and middleware stand before the API, which is mounted
         at `at` before all routes; the service runs as long as the app's lifespan does, which stays the app's own.
+
+        `waiting_page` makes the page that browsers show while an endpoint takes longer, of a request and a
+        `WaitingPage`: HTML, or a whole response.
 
         Once for each service, before the app's first request. Raises SettingsError when `at` is no path, and when
         it is too late.
         """
         if self._attached is not None:
             raise SettingsError("service.attach was called already: a service has one app")
-        self._attached = Attachment(app, at, self._host, self.asgi(), self._catalogue, self.settings.record_limit)
+        limit = self.settings.record_limit
+        self._attached = Attachment(app, at, self._host, self.asgi(), self._catalogue, limit, waiting_page)
 
     def respond_async(
         self,

@@ -6,6 +6,7 @@ from .layer import Layer
 from .marks import HandedOver, Mark, name_places, on_handed_over
 from .office import Office
 from .options import EndpointOptions, Otherwise
+from .pages import JobRoute, Pages, Render, WaitingPage, assets
 from .record import cookies_of
 from .replay import Replayer
 from .sealing import Seals
@@ -16,12 +17,17 @@ __all__ = [
     "EndpointOptions",
     "Given",
     "HandedOver",
+    "JobRoute",
     "Layer",
     "Mark",
     "Office",
     "Otherwise",
+    "Pages",
+    "Render",
     "Replayer",
     "Seals",
+    "WaitingPage",
+    "assets",
     "cookies_of",
     "name_places",
     "on_handed_over",

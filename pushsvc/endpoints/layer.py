@@ -21,6 +21,7 @@ from .answer import Answer
 from .body import Body
 from .office import Handled, NotTaken, Office
 from .options import EndpointOptions
+from .pages import Pages
 from .preference import Preference
 from .record import RecordedRequest, cookies_of
 from .replay import REPLAY
@@ -44,9 +45,6 @@ class Decision:
     preference: Preference
 
 
-Problem = Callable[[PushsvcError], Response]
-
-
 class Call:
     """One request on its way through the app."""
 
@@ -56,6 +54,7 @@ class Call:
         self.scope = dict(scope)
         self.body = body
         self.decision: Decision | None = None
+        self._within: Scope = self.scope
         self.allowed: list[tuple[bytes, bytes]] = []
         """Of the stand-in's answer: which other pages may read it, and what that varies by."""
 
@@ -78,6 +77,7 @@ class Call:
             return layer.refusal(error)
         preference = Preference.of(connection.headers, options, office.settings.wait_limit, inline=office.inline)
         self.decision = Decision(name, options, principal, preference)
+        self._within = connection.scope
         return Response(status_code=202)
 
     async def send(self, message: Message) -> None:
@@ -90,6 +90,12 @@ class Call:
                 for key, value in message.get("headers", ())
                 if bytes(key).lower().startswith(b"access-control-") or bytes(key).lower() == b"vary"
             ]
+
+    @property
+    def connection(self) -> HTTPConnection:
+        """The request for whoever makes a page of it: with session and user, and yet as it came."""
+        came = {name: self.scope.get(name) for name in ("path", "root_path", "query_string")}
+        return HTTPConnection({**self._within, **came})
 
     def has_body(self) -> bool:
         """Whether there is a body, or may be one: only HTTP/1 says so."""
@@ -104,15 +110,13 @@ class Call:
 
 class Layer:
     """`app` is the attached app's whole stack; `office` gives the parts of the running service, or raises why not.
-    `problem` makes an answer of an error; `limit` is the bytes that a recorded body may have."""
+    `limit` is the bytes that a recorded body may have."""
 
-    def __init__(
-        self, app: ASGIApp, office: Callable[[], Awaitable[Office]], problem: Problem, at: str, limit: int
-    ) -> None:
+    def __init__(self, app: ASGIApp, office: Callable[[], Awaitable[Office]], pages: Pages, limit: int) -> None:
         self.app = app
         self.office = office
-        self.at = at
-        self._problem = problem
+        self.at = pages.at
+        self._pages = pages
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -162,7 +166,11 @@ class Layer:
         if preference.applied is not None:
             more.append((b"preference-applied", preference.applied.encode()))
         if not over and not preference.patient:
-            response = await office.later(HTTPConnection(call.scope), handled, preference, self.at)
+            connection = call.connection
+            if preference.reader == "navigation":
+                response = await self._pages.later(connection, handled.job)
+            else:
+                response = await office.status(connection, handled.job, self.at, handled.cursor, handled.mark)
             await self._respond(response, call, send, more)
             return
         if not over:
@@ -173,9 +181,14 @@ class Layer:
         answer = await office.answer(handled.job, present)
         if isinstance(answer, Answer):
             await answer.deliver(call.scope["headers"], send, more)
+            return
+        if isinstance(answer, PushsvcError):
+            response = self.refusal(answer)
+        elif preference.reader == "navigation":
+            response = await self._pages.ended(call.connection, answer)
         else:
-            response = self.refusal(answer) if isinstance(answer, PushsvcError) else office.failure(answer)
-            await self._respond(response, call, send, more)
+            response = office.failure(answer)
+        await self._respond(response, call, send, more)
 
     async def _wait(self, office: Office, call: Call, decision: Decision, handled: Handled) -> bool | None:
         """Whether the job has finished in time; None when the client has gone away."""
@@ -197,7 +210,7 @@ class Layer:
     def refusal(self, error: PushsvcError) -> Response:
         if isinstance(error, QueueFull):
             error = Unavailable("more is asked of the service than it can take", retry_after=5)
-        return self._problem(error)
+        return self._pages.problem(error)
 
     async def _respond(
         self, response: Response, call: Call, send: Send, more: list[tuple[bytes, bytes]] | None = None

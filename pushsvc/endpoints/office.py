@@ -14,16 +14,15 @@ from starlette.responses import Response
 from .. import wire
 from ..access import Logins
 from ..domain import SERVICE_CALLBACK, Job, JobId, Principal, Submission, new_job_id
-from ..errors import AlreadyFinished, BadRequest, Gone, NotFound, PushsvcError, Unavailable
+from ..errors import AlreadyFinished, BadRequest, Gone, NotFound, PushsvcError, Unavailable, UnknownJob
 from ..hub import Hub
-from ..jobs import Canceller
+from ..jobs import Canceller, Registry
 from ..settings import Settings
 from ..store import JobStore, RecordStore
 from ..transports import until_ended
 from .answer import Answer, cookies_for
 from .body import Body
 from .options import EndpointOptions
-from .preference import Preference
 from .record import RecordedRequest
 from .recording import Recorder
 from .sealing import Seals
@@ -91,6 +90,7 @@ class Office:
     records: RecordStore
     seals: Seals
     jobs: JobStore
+    registry: Registry
     hub: Hub
     canceller: Canceller
     views: Views
@@ -227,11 +227,20 @@ class Office:
     def _cookies(self, job: Job, sealed: bytes, present: Mapping[str, str] | None) -> list[bytes]:
         return cookies_for(self.seals.open(sealed, job.id, job.tenant, "cookies"), present)
 
-    async def later(self, connection: HTTPConnection, handled: Handled, preference: Preference, at: str) -> Response:
-        """What is answered until the answer is there."""
+    def recorded(self, job: Job) -> bool:
+        """Whether the job is an endpoint's, by its name."""
+        try:
+            return self.registry.get(job.name).recorded
+        except UnknownJob:
+            return False
+
+    async def status(
+        self, connection: HTTPConnection, job: Job, at: str, cursor: str | None = None, mark: str | None = None
+    ) -> Response:
+        """What a program gets until the answer is there: the job."""
         prefix = self.prefix(connection, at)
-        path = self.views.path(handled.job, prefix)
-        view = await self.views.view(handled.job, handled.cursor, handled.mark, prefix)
+        path = self.views.path(job, prefix)
+        view = await self.views.view(job, cursor, mark, prefix)
         headers = {"Location": path, "Retry-After": RETRY_AFTER, "Cache-Control": "no-store"}
         return Response(view, 202, headers, "application/json")
 

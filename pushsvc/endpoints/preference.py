@@ -41,7 +41,7 @@ class Preference:
     @classmethod
     def of(cls, headers: Headers, options: EndpointOptions, most: float, *, inline: bool) -> Preference:
         """What these headers ask for. `most` is the longest wait. `inline`: nothing can be answered later."""
-        reader = _reader(headers)
+        reader = reader_of(headers)
         said = headers.getlist("prefer")
         wait = wire.preferred_wait(said, most)
         later = "respond-async" in wire.preferences(said)
@@ -55,7 +55,8 @@ class Preference:
         return cls(options.wait, options.only_if_asked or reader == "subresource", None, reader)
 
 
-def _reader(headers: Headers) -> Reader:
+def reader_of(headers: Headers) -> Reader:
+    """By what browsers say of themselves (Fetch Metadata), or else by what is accepted."""
     mode, destination = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest", "")
     if mode == "navigate" or (mode is None and "text/html" in headers.get("accept", "")):
         return "navigation"

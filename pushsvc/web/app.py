@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..access import Logins
+from ..endpoints import assets
 from ..errors import PushsvcError, Unavailable
 from .acks import Acks
 from .api import LOGIN, Api, root
@@ -49,6 +50,7 @@ def routes(api: Api) -> list[BaseRoute]:
         *Acks(api, api.desk.positions).routes(),
         *Webhooks(api).routes(),
         *Me(api).routes(),
+        *assets(),
         asyncapi_route(),
         openapi_route(api.registry),
     ]
