@@ -25,7 +25,18 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from .endpoints import Catalogue, HandedOver, JobRoute, Layer, Office, Pages, Render, name_places, on_handed_over
+from .endpoints import (
+    Catalogue,
+    HandedOver,
+    JobRoute,
+    Layer,
+    Office,
+    Pages,
+    Render,
+    name_places,
+    need_names,
+    on_handed_over,
+)
 from .errors import BudgetError, PushsvcError, SettingsError, Unavailable
 from .parts import Parts
 from .transports import REVOCATIONS
@@ -206,7 +217,7 @@ class Attachment:
 
     def _with_layer(self) -> ASGIApp:
         """The app's stack with our layer outside of all, once every route is there."""
-        name_places(self.app.routes, self._catalogue)
+        name_places(self.app.routes)
         return Layer(self._stack(), self._office, self._pages, self._limit)
 
     async def _office(self) -> Office:
@@ -216,6 +227,7 @@ class Attachment:
     async def _joined(self, app: Any) -> AsyncIterator[Any]:
         """The service runs around the app's own lifespan. Without PostgreSQL the app starts all the same: its other
         pages may need none, and the service starts at its first request."""
+        need_names(self._catalogue)
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(self._host.running())

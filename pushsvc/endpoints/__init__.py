@@ -3,7 +3,7 @@
 from .answer import Answer, Given
 from .catalogue import Catalogue
 from .layer import Layer
-from .marks import HandedOver, Mark, name_places, on_handed_over
+from .marks import HandedOver, Mark, name_places, need_names, on_handed_over
 from .office import Office
 from .options import EndpointOptions, Otherwise
 from .pages import JobRoute, Pages, Render, WaitingPage, assets
@@ -30,5 +30,6 @@ __all__ = [
     "assets",
     "cookies_of",
     "name_places",
+    "need_names",
     "on_handed_over",
 ]

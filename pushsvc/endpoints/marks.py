@@ -118,7 +118,10 @@ class Marked:
             self.name = self.mark.catalogue.enrol(name, self.mark.options, path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.name is not None:
+        if scope["type"] == "http":
+            if self.name is None:
+                need_names(self.mark.catalogue)
+                raise SettingsError("service.attach(app) was not called on the app of this respond_async()")
             response = await _asked(HTTPConnection(scope), self.name, self.mark.options)
             if response is not None:
                 await response(scope, receive, send)
@@ -137,16 +140,16 @@ async def _asked(connection: HTTPConnection, name: str, options: EndpointOptions
     return await call.decide(connection, name, options)
 
 
-def name_places(routes: Iterable[Any], catalogue: Catalogue) -> None:
-    """Name each place of a mark after its route. Raises SettingsError where there is one that is on no route."""
-    _walk(routes)
+def need_names(catalogue: Catalogue) -> None:
+    """Raises SettingsError where a mark is on no route."""
     if unnamed := [place for place in catalogue.places if place.name is None]:
         raise SettingsError(
             f"{len(unnamed)} respond_async() stand on no route of the attached app: put them on routes, or give name="
         )
 
 
-def _walk(routes: Iterable[Any]) -> None:
+def name_places(routes: Iterable[Any]) -> None:
+    """Name each place where a mark stands after its route."""
     for route in routes:
         path = str(getattr(route, "path", ""))
         app = getattr(route, "app", None)
@@ -154,7 +157,7 @@ def _walk(routes: Iterable[Any]) -> None:
             if isinstance(app, Marked):
                 app.enrol(str(getattr(route, "name", "") or path), path)
             if isinstance(route, Mount) and isinstance(inner := getattr(app, "routes", None), list):
-                _walk(inner)
+                name_places(inner)
                 break
             app = getattr(app, "app", None)
             if inspect.ismethod(app):

@@ -172,6 +172,7 @@ class Sweeper:
             ("trimming channels", partial(keep.trim, settings.channel_events, PAGE)),
             ("forgetting devices", partial(keep.forget_devices, settings.device_retention, PAGE)),
             ("forgetting tickets", partial(keep.forget_tickets, PAGE)),
+            ("forgetting recorded requests", partial(keep.forget_records, PAGE)),
         ):
             with tolerated(doing, (Unavailable,)):
                 counts.append(await purge())

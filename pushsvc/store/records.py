@@ -12,9 +12,6 @@ from . import record_statements as sql
 from .batching import Batcher
 from .postgres import FOREVER, Postgres
 
-ORPHANED_AFTER = 3600.0
-"""Seconds since anything of a record was written, after which no job is expected for it any more."""
-
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -108,7 +105,3 @@ class RecordStore:
         """The job whose answer is fresh enough to be given again to an equal request."""
         rows = await self._postgres.ask(sql.FRESH_ANSWER, tenant, owner or "", digest)
         return str(rows[0]["job"]) if rows else None
-
-    async def drop_orphans(self, limit: int, after: float = ORPHANED_AFTER) -> int:
-        """Records for which no job has come; how many went."""
-        return len(await self._postgres.ask(sql.DROP_ORPHANS, after, limit))

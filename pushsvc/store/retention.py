@@ -11,6 +11,10 @@ from typing import Any
 
 from . import retention_statements as sql
 from .postgres import Postgres
+from .record_statements import DROP_ORPHANS
+
+ORPHANED_AFTER = 3600.0
+"""Seconds since anything of a record was written, after which no job is expected for it any more."""
 
 CHANNELS_AT_ONCE = 50_000
 """Channels whose length is looked at in one statement; the next call goes on from there."""
@@ -63,3 +67,7 @@ class Retention:
     async def forget_tickets(self, limit: int) -> int:
         """Tickets that nobody has used in time."""
         return len(await self._postgres.ask(sql.FORGET_TICKETS, limit))
+
+    async def forget_records(self, limit: int) -> int:
+        """Recorded requests for which no job has come, nor anything more of their bodies, for so long."""
+        return len(await self._postgres.ask(DROP_ORPHANS, ORPHANED_AFTER, limit))
