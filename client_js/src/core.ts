@@ -269,7 +269,8 @@ export function createCore<Paths = unknown>(options: CoreOptions): Core<Paths> &
   function expires(who: Identity, date: string | null): void {
     clearTimeout(timers.token);
     if (!who.expires_at || typeof options.token !== "function") return;
-    const left = Date.parse(who.expires_at) - (date ? Date.parse(date) : Date.now());
+    // The header has whole seconds: it may be one later by now.
+    const left = Date.parse(who.expires_at) - (date ? Date.parse(date) + 1_000 : Date.now());
     const ms = Math.max(1_000, left - Math.min(60_000, left / 5));
     const due = async () => {
       if (ms < LONGEST && (await web.renew().catch(() => {}))) realm?.link?.token();

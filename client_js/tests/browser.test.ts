@@ -1,0 +1,321 @@
+// The built bundle in a real Chromium, against a real server.
+
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { chromium, type BrowserContext, type Page } from "playwright-core";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import type { Client, Core, Status } from "../src/index.js";
+import { mint, startProxy, startServer, until, type Mode, type Proxy, type Server } from "./server.js";
+
+const CHROMIUM = [process.env["CHROMIUM"], "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(
+  (path) => path && existsSync(path),
+);
+const FLAGS =
+  "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync";
+const BUNDLE = readFileSync(new URL("../dist/pushsvc.global.js", import.meta.url), "utf8");
+
+declare global {
+  interface Window {
+    client: Client;
+    heard: [channel: string, position: string, data: unknown][];
+    states: Status[];
+    errors: string[];
+    boot(options: { token: string; url?: string; groups?: string[] }): void;
+  }
+  const pushsvc: typeof import("../src/index.js");
+}
+
+/** What the page does: it notes in localStorage what it has heard, at once, as an app that counts on it would. */
+const PAGE = `<!doctype html><meta charset="utf-8"><title>test</title><script src="/bundle.js"></script><script>
+  window.heard = []; window.states = []; window.errors = [];
+  window.boot = ({token, url = "", groups = []}) => {
+    const client = window.client = pushsvc.createClient({url, token});
+    const note = (event, where) => {
+      if (event.type !== "n") return;
+      heard.push([where.channel, where.position, event.data]);
+      localStorage.log = (localStorage.log ?? "") + event.id + " " + event.data + "\\n";
+    };
+    client.on("event", note);
+    client.on("reset", (reset) => errors.push("reset " + JSON.stringify(reset)));
+    client.on("status", (status) => states.push(status));
+    client.on("error", (error) => errors.push(String(error)));
+    client.on("rejected", ({error}) => errors.push("rejected " + error.code));
+    for (const group of groups) client.subscribe(group, () => {});
+  };
+</script>`;
+
+let server: Server;
+let context: BrowserContext;
+let profile: string;
+let proxy: Proxy;
+let users = 0;
+const said: string[] = [];
+
+const launch = async () => {
+  context = await chromium.launchPersistentContext(profile, {
+    executablePath: CHROMIUM,
+    args: FLAGS.split(" "),
+    headless: true,
+    ignoreDefaultArgs: ["--disable-back-forward-cache"],
+  });
+};
+
+/** A page at the proxy's origin. Whatever goes wrong in it is noted. */
+const open = async (path = "/page"): Promise<Page> => {
+  const page = await context.newPage();
+  page.on("pageerror", (error) => said.push(String(error)));
+  await page.goto(proxy.url + path);
+  return page;
+};
+
+const boot = (page: Page, token: string, groups: string[] = []) =>
+  page.evaluate(([token, groups]) => window.boot({ token, groups }), [token, groups] as const);
+const status = (page: Page) => page.evaluate(() => window.client.status);
+const live = (page: Page, shared?: boolean) =>
+  until(async () => {
+    const { state, shared: theirs } = await status(page);
+    return state === "live" && (shared === undefined || !!theirs === shared);
+  }, "it is live");
+const numbers = (page: Page) => page.evaluate(() => window.heard.map(([, , data]) => data as number));
+const submit = (page: Page, name: string, params: Record<string, unknown>) =>
+  page.evaluate(([name, params]) => window.client.submit(name, params).result(), [name, params] as const);
+const count = (to: number, from = 0) => Array.from({ length: to - from }, (_, n) => n + from);
+const user = () => `page${++users}`;
+
+describe.skipIf(!CHROMIUM)("in a browser", () => {
+  beforeAll(async () => {
+    profile = mkdtempSync(join(tmpdir(), "pushsvc-profile-"));
+    server = await startServer();
+    proxy = await startProxy(() => server.port, { "/page": ["text/html", PAGE], "/bundle.js": ["text/javascript", BUNDLE] });
+    await launch();
+  });
+
+  afterEach(async () => {
+    for (const page of context.pages()) await page.close();
+    proxy.mode = "open";
+    expect(said.splice(0)).toEqual([]);
+  });
+
+  afterAll(async () => {
+    await context?.close();
+    await proxy?.close();
+    await server?.end();
+    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+  });
+
+  const CASES: [Mode, string][] = [
+    ["open", "websocket"],
+    ["no-upgrade", "sse"],
+    ["cut", "sse"],
+    ["mute", "sse"],
+    ["black-hole", "sse"],
+    ["buffer", "longpoll"],
+  ];
+  it.each(CASES)("behind a proxy that is %s it ends on %s within seconds, and loses nothing", async (mode, transport) => {
+    proxy.mode = mode;
+    const page = await open();
+    await page.evaluate(() => Object.keys(localStorage).forEach((key) => key.includes("way") && localStorage.removeItem(key)));
+    const name = user();
+    const began = Date.now();
+    await boot(page, mint(name));
+    await live(page);
+    await submit(page, "burst", { channel: "user:" + name, count: 20 });
+    await until(async () => (await status(page)).transport === transport, `it is ${transport}`);
+    expect(Date.now() - began).toBeLessThan(20_000);
+    await submit(page, "burst", { channel: "user:" + name, count: 20, start: 20 });
+    await until(async () => (await numbers(page)).length >= 40, "all were heard");
+    expect(await numbers(page)).toEqual(count(40));
+    expect(await page.evaluate(() => window.errors)).toEqual([]);
+  });
+
+  it("what was missed while the network was away comes when it is back, and what was submitted runs", async () => {
+    const page = await open();
+    const name = user();
+    await boot(page, mint(name));
+    await live(page);
+    const other = await open("/page?other");
+    await other.evaluate((token) => {
+      window.client = pushsvc.createClient({ token, tabs: undefined, outbox: undefined, shelf: undefined });
+      window.client.connect();
+    }, mint(name));
+    proxy.mode = "down";
+    proxy.cut();
+    await until(async () => (await status(page)).state !== "live", "it is noticed");
+    const job = submit(page, "burst", { channel: "user:" + name, count: 3, start: 3 });
+    await page.waitForTimeout(300);
+    proxy.mode = "open";
+    await page.evaluate(() => dispatchEvent(new Event("online")));
+    await job;
+    await until(async () => (await numbers(page)).length >= 3, "all were heard");
+    expect(await numbers(page)).toEqual(count(6, 3));
+  });
+
+  it("a page that is reloaded again and again in the midst of 1,000 events loses none, and hears at most the one in hand twice", { timeout: 60_000 }, async () => {
+    const page = await open();
+    const name = user();
+    const token = mint(name);
+    await page.evaluate(() => localStorage.removeItem("log"));
+    await boot(page, token);
+    await live(page);
+    await page.evaluate((name) => void window.client.submit("burst", { channel: "user:" + name, count: 1_000, each: 0.004 }), name);
+    let reloads = 0;
+    const lines = async () => ((await page.evaluate(() => localStorage["log"] as string | undefined)) ?? "").trim().split("\n");
+    while ((await lines()).length < 990 && reloads < 25) {
+      await page.waitForTimeout(150);
+      await page.reload();
+      reloads += 1;
+      await boot(page, token);
+    }
+    await until(async () => (await lines()).some((line) => line.endsWith(" 999")), "the last was heard");
+    const all = (await lines()).map((line) => line.split(" ") as [string, string]);
+    const data = all.map(([, number]) => Number(number));
+    expect([...new Set(data)]).toEqual(count(1_000));
+    expect(data.length - 1_000).toBeLessThanOrEqual(reloads);
+    expect(new Set(all.map(([id]) => id)).size).toBe(1_000);
+    expect(reloads).toBeGreaterThan(2);
+  });
+
+  it("five tabs have one connection, and each hears each event once, whoever is closed, crashes or freezes", { timeout: 120_000 }, async () => {
+    const name = user();
+    const token = mint(name);
+    const tabs: Page[] = [];
+    const join = async () => {
+      const page = await open();
+      await boot(page, token, ["group:ops"]);
+      await live(page);
+      tabs.push(page);
+      return page;
+    };
+    proxy.seen = [];
+    for (let n = 0; n < 5; n++) await join();
+    expect(proxy.seen.filter((line) => line.startsWith("UPGRADE"))).toHaveLength(1);
+    const leader = async () => {
+      for (const page of tabs) if (!(await status(page)).shared) return page;
+      throw new Error("nobody leads");
+    };
+    let sent = 0;
+    const from = new Map<Page, number>(tabs.map((page) => [page, 0]));
+    const burst = async (page: Page) => {
+      await submit(page, "burst", { channel: "group:ops", count: 10, start: sent });
+      sent += 10;
+    };
+    await burst(tabs[1]!);
+    for (const how of ["close", "crash", "freeze", "close", "freeze"] as const) {
+      const leads = await leader();
+      const rest = tabs.filter((page) => page !== leads);
+      const going = burst(rest[0]!);
+      if (how === "freeze") {
+        const session = await context.newCDPSession(leads);
+        await rest[0]!.bringToFront();
+        await session.send("Page.setWebLifecycleState", { state: "frozen" });
+        await until(async () => !(await status(rest[0]!)).shared || !(await status(rest[1]!)).shared, "another leads").catch(() => {});
+        await going;
+        await burst(rest[0]!);
+        await session.send("Page.setWebLifecycleState", { state: "active" });
+      } else {
+        tabs.splice(tabs.indexOf(leads), 1);
+        if (how === "close") await leads.close();
+        else {
+          const session = await context.newCDPSession(leads);
+          await session.send("Page.crash").catch(() => {});
+        }
+        await going;
+        await burst(rest[0]!);
+        const page = await join();
+        from.set(page, sent);
+      }
+    }
+    await burst(tabs[0]!);
+    for (const page of tabs) {
+      await until(async () => (await numbers(page)).at(-1) === sent - 1, "the last was heard");
+      const heard = await numbers(page);
+      expect(heard).toEqual(count(sent, heard[0]));
+      expect(heard[0]).toBeLessThanOrEqual(from.get(page)!);
+      expect(await page.evaluate(() => window.errors)).toEqual([]);
+    }
+  });
+
+  it("what a follower submitted survives the leader's death", async () => {
+    const token = mint(user());
+    const first = await open();
+    await boot(first, token);
+    await live(first, false);
+    const second = await open();
+    await boot(second, token);
+    await live(second, true);
+    proxy.mode = "down";
+    proxy.cut();
+    await second.evaluate(() => {
+      (window as unknown as { job: unknown }).job = window.client.submit("echo", { value: 7 });
+    });
+    await second.waitForTimeout(200);
+    await first.close();
+    proxy.mode = "open";
+    await second.evaluate(() => dispatchEvent(new Event("online")));
+    expect(await second.evaluate(() => (window as unknown as { job: PromiseLike<unknown> }).job)).toBe(7);
+  });
+
+  it("what was submitted offline is sent once when the browser is opened again", async () => {
+    const token = mint(user());
+    let page = await open();
+    await boot(page, token);
+    await live(page);
+    proxy.mode = "down";
+    proxy.cut();
+    await until(async () => (await status(page)).state !== "live", "it is noticed");
+    const key = await page.evaluate(() => window.client.submit("echo", { value: "kept" }).key);
+    await page.waitForTimeout(300);
+    await context.close();
+    await launch();
+    proxy.mode = "open";
+    proxy.seen = [];
+    page = await open();
+    await boot(page, token);
+    const found = await page.evaluate(async () => {
+      const jobs = await window.client.pending();
+      return Promise.all(jobs.map(async (job) => [job.key, await job]));
+    });
+    expect(found).toEqual([[key, "kept"]]);
+    expect(proxy.seen.filter((line) => line === "POST /v1/jobs")).toHaveLength(1);
+    expect(await page.evaluate(() => window.client.pending().then((jobs) => jobs.length))).toBe(0);
+  });
+
+  it("the page comes back from the back/forward cache, and hears what it missed", async () => {
+    const name = user();
+    const page = await open();
+    await boot(page, mint(name));
+    await live(page);
+    await page.goto(proxy.url + "/page?elsewhere");
+    await boot(page, mint(name));
+    await submit(page, "burst", { channel: "user:" + name, count: 3 });
+    await page.goBack();
+    const restored = await page.evaluate(() => window.client !== undefined);
+    if (!restored) await boot(page, mint(name));
+    expect(restored).toBe(true);
+    await live(page);
+    await until(async () => (await numbers(page)).length >= 3, "it heard");
+    expect(await numbers(page)).toEqual(count(3));
+  });
+
+  it("two users in one browser have nothing of each other", async () => {
+    const [one, two] = [user(), user()];
+    const first = await open();
+    await boot(first, mint(one));
+    await live(first, false);
+    const second = await open();
+    await boot(second, mint(two));
+    await live(second, false);
+    await submit(first, "burst", { channel: "user:" + one, count: 2 });
+    await submit(second, "burst", { channel: "user:" + two, count: 2, start: 10 });
+    await until(async () => (await numbers(second)).length >= 2, "it heard");
+    expect([await numbers(first), await numbers(second)]).toEqual([
+      [0, 1],
+      [10, 11],
+    ]);
+    await first.evaluate(() => window.client.forget());
+    expect(await first.evaluate((name) => Object.keys(localStorage).filter((key) => key.includes(name)), one)).toEqual([]);
+  });
+});
+
+export type { Core };
