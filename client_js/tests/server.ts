@@ -108,8 +108,12 @@ export interface Proxy {
   close(): Promise<void>;
 }
 
-/** A proxy that serves these pages itself, by path, each as its type and its text. */
-export async function startProxy(to: () => number, pages: Record<string, readonly [type: string, text: string]> = {}): Promise<Proxy> {
+/** A proxy that serves these pages itself, by path, each as its type and its text, and `/thaw` when it is told to. */
+export async function startProxy(
+  to: () => number,
+  pages: Record<string, readonly [type: string, text: string]> = {},
+  thawed = () => Promise.resolve(),
+): Promise<Proxy> {
   const open = new Set<Socket>();
   const server = createServer((incoming, outgoing) => {
     const own = pages[incoming.url!.split("?")[0]!];
@@ -117,6 +121,7 @@ export async function startProxy(to: () => number, pages: Record<string, readonl
       outgoing.writeHead(200, { "Content-Type": own[0] });
       return void outgoing.end(own[1]);
     }
+    if (incoming.url === "/thaw") return void thawed().then(() => outgoing.end());
     proxy.seen.push(`${incoming.method} ${incoming.url}`);
     if (proxy.mode === "down") return void incoming.socket.destroy();
     const { method, url: path, headers } = incoming;
