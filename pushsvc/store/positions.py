@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..domain import Position
 from ..errors import BadCursor, TooManyDevices
-from . import statements as sql
+from . import device_statements as sql
 from .batching import Batcher
 from .postgres import Postgres
 

@@ -15,7 +15,7 @@ SELECT j.id, e.channel, e."offset" FROM (
 """
 
 DELETE_JOBS = """
-DELETE FROM pushsvc.jobs WHERE deployment = $1 AND id = ANY($2::text[]) AND expires_at < now() RETURNING id
+DELETE FROM pushsvc.jobs WHERE deployment || '' = $1 AND id = ANY($2::text[]) AND expires_at < now() RETURNING id
 """
 
 EXPIRED_EVENTS = """
@@ -25,7 +25,7 @@ ORDER BY expires_at LIMIT $2
 
 DELETE_EXPIRED_EVENTS = """
 DELETE FROM pushsvc.events e USING unnest($2::bigint[], $3::bigint[]) AS g (channel, "offset")
-WHERE e.channel = g.channel AND e."offset" = g."offset" AND e.deployment = $1 AND e.expires_at < now()
+WHERE e.channel = g.channel AND e."offset" = g."offset" AND e.deployment || '' = $1 AND e.expires_at < now()
 RETURNING 1
 """
 
@@ -40,7 +40,7 @@ WITH going AS (
             AND (e.channel, e."offset") NOT IN (SELECT g.channel, g."offset" FROM going g)
         ORDER BY e."offset" LIMIT 1
     ), c.top) AS floor
-    FROM last l JOIN pushsvc.channels c ON c.id = l.id WHERE c.deployment = $1
+    FROM last l JOIN pushsvc.channels c ON c.id = l.id WHERE c.deployment || '' = $1
 ), locked AS (
     SELECT c.id FROM pushsvc.channels c JOIN found USING (id) ORDER BY c.tenant, c.name FOR UPDATE OF c
 )
@@ -71,7 +71,7 @@ SELECT (SELECT count(*) FROM page) AS looked, (SELECT max(id) FROM page) AS last
 DELETE_BELOW_FLOORS = """
 DELETE FROM pushsvc.events e USING (
     SELECT e.channel, e."offset" FROM pushsvc.channels c JOIN pushsvc.events e ON e.channel = c.id
-    WHERE c.deployment = $1 AND c.id = ANY($2::bigint[]) AND e."offset" <= c.floor LIMIT $3
+    WHERE c.deployment || '' = $1 AND c.id = ANY($2::bigint[]) AND e."offset" <= c.floor LIMIT $3
 ) old WHERE e.channel = old.channel AND e."offset" = old."offset"
 RETURNING 1
 """
@@ -86,7 +86,7 @@ RETURNING 1
 """
 
 FORGET_TICKETS = """
-DELETE FROM pushsvc.tickets WHERE deployment = $1
+DELETE FROM pushsvc.tickets WHERE deployment || '' = $1
     AND id = ANY(SELECT id FROM pushsvc.tickets WHERE deployment = $1 AND expires_at < now() LIMIT $2)
 RETURNING 1
 """

@@ -1,7 +1,8 @@
 """Every SQL statement that reads or changes the service's state, named, in one place.
 
 The first parameter of each is the deployment, which `Postgres.ask` gives: rows of another are as if they were not
-there.
+there. Of a row that is found by its own key it is asked as `deployment || '' = $1`, which no index answers: while the
+planner knows nothing of a new table, it might take one that begins with the deployment, and go through all of it.
 
 Each change of a job's state is one guarded statement over a batch (arrays in, rows out). The guard is the
 row's `version`, which every change raises: it fences an attempt whose lease was lost, since whoever took
@@ -31,6 +32,21 @@ _LAPSED = """lease_until < now() AND NOT EXISTS (
             SELECT 1 FROM pushsvc.beats b WHERE b.deployment = $1 AND b.overdue_at < now())"""
 
 
+def channel_of(row: str, name: str = "name") -> str:
+    """The channel that a row names. Row by row, for another join may go through all channels to find one."""
+    return f"""CROSS JOIN LATERAL (
+    SELECT * FROM pushsvc.channels WHERE deployment = $1 AND tenant = {row}.tenant AND name = {row}.{name} LIMIT 1
+) c"""
+
+
+def _inbox_of(row: str) -> str:
+    """Where the owner's inbox stands, if there is one."""
+    return f"""LEFT JOIN LATERAL (
+    SELECT epoch, top FROM pushsvc.channels
+    WHERE deployment = $1 AND tenant = {row}.tenant AND name = 'user:' || {row}.owner LIMIT 1
+) c ON true"""
+
+
 # Submission ---------------------------------------------------------------------------------------
 
 INSERT_JOBS = f"""
@@ -52,25 +68,32 @@ INSERT INTO pushsvc.audiences (job, mark)
 SELECT j.id, g.mark FROM unnest($2::text[], $18::text[]) AS g (id, mark) JOIN j ON j.id = g.id
 WHERE g.mark IS NOT NULL
 )
-SELECT {_J}, c.epoch, c.top FROM j LEFT JOIN pushsvc.channels c
-    ON c.deployment = $1 AND c.tenant = j.tenant AND c.name = 'user:' || j.owner
+SELECT {_J}, c.epoch, c.top FROM j {_inbox_of("j")}
 """
 
 JOBS_OF_KEYS = f"""
 SELECT {_J}, j.digest, g.asked, c.epoch, c.top
 FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) AS g (asked, tenant, owner, key)
-LEFT JOIN pushsvc.channels c ON c.deployment = $1 AND c.tenant = g.tenant AND c.name = 'user:' || g.owner
-JOIN pushsvc.jobs j ON j.deployment = $1 AND j.tenant = g.tenant AND coalesce(j.owner, '') = g.owner AND j.key = g.key
+CROSS JOIN LATERAL (
+    SELECT * FROM pushsvc.jobs
+    WHERE deployment = $1 AND tenant = g.tenant AND coalesce(owner, '') = g.owner AND key = g.key LIMIT 1
+) j
+{_inbox_of("g")}
 """
 
 # The job's row is locked first, so that nobody joins what is just being cancelled, and every join is counted.
 JOIN_JOBS = f"""
-WITH locked AS (
-    SELECT {_J}, g.asked, g.mark
+WITH found AS MATERIALIZED (
+    SELECT j.id, g.asked, g.mark
     FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) AS g (asked, tenant, owner, digest, mark)
-    JOIN pushsvc.jobs j ON j.deployment = $1 AND j.tenant = g.tenant AND coalesce(j.owner, '') = g.owner
-        AND j.digest = g.digest
-    WHERE j.shared AND j.status IN ('queued', 'running') AND NOT j.cancel_requested
+    CROSS JOIN LATERAL (
+        SELECT id FROM pushsvc.jobs
+        WHERE deployment = $1 AND tenant = g.tenant AND coalesce(owner, '') = g.owner AND digest = g.digest
+            AND shared AND status IN ('queued', 'running') AND NOT cancel_requested LIMIT 1
+    ) j
+), locked AS (
+    SELECT {_J}, f.asked, f.mark FROM found f JOIN pushsvc.jobs j ON j.id = f.id
+    WHERE j.status IN ('queued', 'running') AND NOT j.cancel_requested
     ORDER BY j.id FOR UPDATE OF j
 ), joined AS (
     INSERT INTO pushsvc.audiences (job, mark) SELECT id, mark FROM locked WHERE mark IS NOT NULL
@@ -80,7 +103,7 @@ WITH locked AS (
     FROM (SELECT job, count(*) AS joined FROM joined GROUP BY job) n WHERE j.id = n.job
 )
 SELECT l.*, c.epoch, c.top FROM locked l
-LEFT JOIN pushsvc.channels c ON c.deployment = $1 AND c.tenant = l.tenant AND c.name = 'user:' || l.owner
+{_inbox_of("l")}
 """
 
 QUEUED_COUNT = (
@@ -89,13 +112,13 @@ QUEUED_COUNT = (
 
 # Reading ------------------------------------------------------------------------------------------
 
-JOB_BY_ID = f"SELECT {JOB} FROM pushsvc.jobs WHERE deployment = $1 AND tenant = $2 AND id = $3"
+JOB_BY_ID = f"SELECT {JOB} FROM pushsvc.jobs WHERE deployment || '' = $1 AND tenant = $2 AND id = $3"
 
-JOB_WITH_RESULT = f"SELECT {JOB}, result FROM pushsvc.jobs WHERE deployment = $1 AND tenant = $2 AND id = $3"
+JOB_WITH_RESULT = f"SELECT {JOB}, result FROM pushsvc.jobs WHERE deployment || '' = $1 AND tenant = $2 AND id = $3"
 
 JOBS_THAT_MAY_BE_SEEN = """
 SELECT id FROM pushsvc.jobs
-WHERE deployment = $1 AND tenant = $2 AND id = ANY($4::text[]) AND (owner IS NULL OR owner = $3)
+WHERE deployment || '' = $1 AND tenant = $2 AND id = ANY($4::text[]) AND (owner IS NULL OR owner = $3)
 """
 
 JOBS_OF_OWNER = f"""
@@ -118,7 +141,7 @@ SELECT count(*) FROM (
 START_JOBS = f"""
 WITH due AS (
     SELECT id FROM pushsvc.jobs
-    WHERE deployment = $1 AND id = ANY($2::text[]) AND (deadline IS NULL OR deadline > now())
+    WHERE deployment || '' = $1 AND id = ANY($2::text[]) AND (deadline IS NULL OR deadline > now())
         AND NOT cancel_requested
         AND (status = 'queued' AND run_at <= now() + interval '100 milliseconds'
             OR status = 'running' AND attempt - failures <= $5 AND {_LAPSED})
@@ -135,7 +158,7 @@ RETURNING {_J}, j.params, j.timeout, j.failures, j.max_attempts, j.deadline, j.c
 UNSTARTED = """
 SELECT id, status, greatest(extract(epoch FROM
     CASE WHEN status = 'running' THEN lease_until ELSE run_at END - now()), 0)::float AS due_in
-FROM pushsvc.jobs WHERE deployment = $1 AND id = ANY($2::text[])
+FROM pushsvc.jobs WHERE deployment || '' = $1 AND id = ANY($2::text[])
 """
 
 # A row that somebody else has locked just now is held all the same: it waits for its next turn, and none of the
@@ -144,11 +167,11 @@ RENEW_LEASES = """
 WITH held AS (
     SELECT j.id, j.cancel_requested FROM pushsvc.jobs j
     JOIN unnest($2::text[], $3::int[]) AS g (id, version) ON j.id = g.id AND j.version = g.version
-    WHERE j.deployment = $1 AND j.status = 'running'
+    WHERE j.deployment || '' = $1 AND j.status = 'running'
 ), free AS (
     SELECT j.id FROM pushsvc.jobs j
     JOIN unnest($2::text[], $3::int[]) AS g (id, version) ON j.id = g.id AND j.version = g.version
-    WHERE j.deployment = $1 AND j.status = 'running' ORDER BY j.id FOR UPDATE OF j SKIP LOCKED
+    WHERE j.deployment || '' = $1 AND j.status = 'running' ORDER BY j.id FOR UPDATE OF j SKIP LOCKED
 ), renewed AS (
     UPDATE pushsvc.jobs j SET lease_until = now() + make_interval(secs => $4::float)
     FROM free WHERE j.id = free.id
@@ -163,7 +186,7 @@ SET status = 'queued', version = j.version + 1, changed_at = now(), lease_until 
     attempt = j.attempt - CASE WHEN g.why = 'handed back' THEN 1 ELSE 0 END,
     failures = least(j.failures + CASE WHEN g.why = 'failed' THEN 1 ELSE 0 END, {MOST_ATTEMPTS})
 FROM unnest($2::text[], $3::int[], $4::float[], $5::text[], $6::text[]) AS g (id, version, delay, why, error)
-WHERE j.deployment = $1 AND j.id = g.id AND j.version = g.version AND j.status = 'running'
+WHERE j.deployment || '' = $1 AND j.id = g.id AND j.version = g.version AND j.status = 'running'
 RETURNING {_J}
 """
 
@@ -173,7 +196,7 @@ WITH given AS (
         AS g (id, version, status, result, error, inline, sha256)
 ), locked AS (
     SELECT j.id FROM pushsvc.jobs j JOIN given g ON j.id = g.id AND j.version = g.version
-    WHERE j.deployment = $1 AND j.status IN ('queued', 'running') ORDER BY j.id FOR UPDATE OF j
+    WHERE j.deployment || '' = $1 AND j.status IN ('queued', 'running') ORDER BY j.id FOR UPDATE OF j
 ), done AS (
     UPDATE pushsvc.jobs j
     SET status = g.status, version = j.version + 1, changed_at = now(), finished_at = now(),
@@ -215,12 +238,12 @@ PLACES_OF_JOBS = f"""
 SELECT {_J}, c.name AS channel, c.epoch, e."offset",
     EXISTS (SELECT 1 FROM pushsvc.webhooks w WHERE w.job = j.id) AS called
 FROM pushsvc.jobs j LEFT JOIN pushsvc.events e ON e.job = j.id LEFT JOIN pushsvc.channels c ON c.id = e.channel
-WHERE j.deployment = $1 AND j.id = ANY($2::text[])
+WHERE j.deployment || '' = $1 AND j.id = ANY($2::text[])
 """
 
 CANCEL_JOB = f"""
 UPDATE pushsvc.jobs j SET cancel_requested = true
-WHERE deployment = $1 AND tenant = $2 AND id = $3 AND status IN ('queued', 'running')
+WHERE deployment || '' = $1 AND tenant = $2 AND id = $3 AND status IN ('queued', 'running')
 RETURNING {_J}, cancel_requested
 """
 
@@ -228,7 +251,7 @@ RETURNING {_J}, cancel_requested
 CANCEL_FOR_ONE = f"""
 WITH job AS (
     SELECT id FROM pushsvc.jobs
-    WHERE deployment = $1 AND tenant = $2 AND id = $3 AND status IN ('queued', 'running') FOR UPDATE
+    WHERE deployment || '' = $1 AND tenant = $2 AND id = $3 AND status IN ('queued', 'running') FOR UPDATE
 ), marked AS (
     UPDATE pushsvc.audiences a SET cancelled = true FROM job
     WHERE a.job = job.id AND a.mark = $4 AND NOT a.cancelled
@@ -312,21 +335,21 @@ VALUES ($1, now(), now() + make_interval(secs => $2::float)) ON CONFLICT DO NOTH
 OPEN_CHANNELS = """
 INSERT INTO pushsvc.channels (deployment, tenant, name)
 SELECT $1, tenant, name FROM unnest($2::text[], $3::text[]) AS g (tenant, name)
-WHERE NOT EXISTS (
-    SELECT 1 FROM pushsvc.channels c WHERE c.deployment = $1 AND c.tenant = g.tenant AND c.name = g.name
-)
+WHERE (
+    SELECT 1 FROM pushsvc.channels c WHERE c.deployment = $1 AND c.tenant = g.tenant AND c.name = g.name LIMIT 1
+) IS NULL
 ORDER BY tenant, name
 ON CONFLICT DO NOTHING
 """
 
-CHANNEL_STATES = """
+CHANNEL_STATES = f"""
 SELECT c.id, c.tenant, c.name, c.epoch, c.floor, c.gone, c.top FROM unnest($2::text[], $3::text[]) AS g (tenant, name)
-JOIN pushsvc.channels c ON c.deployment = $1 AND c.tenant = g.tenant AND c.name = g.name
+{channel_of("g")}
 """
 
-CHANNELS_WITH_GAPS = """
+CHANNELS_WITH_GAPS = f"""
 SELECT c.tenant, c.name FROM unnest($2::text[], $3::text[], $4::bigint[]) AS g (tenant, name, after)
-JOIN pushsvc.channels c ON c.deployment = $1 AND c.tenant = g.tenant AND c.name = g.name
+{channel_of("g")}
 WHERE c.gone - g.after > (
     SELECT count(*) FROM pushsvc.events e
     WHERE e.channel = c.id AND e."offset" > g.after AND e."offset" <= c.gone
@@ -335,7 +358,7 @@ WHERE c.gone - g.after > (
 
 JOB_VERSIONS = """
 SELECT tenant, 'job:' || id AS name, version, finished_at IS NOT NULL AS closed FROM pushsvc.jobs
-WHERE deployment = $1 AND id = ANY($3::text[]) AND tenant = ANY($2::text[])
+WHERE deployment || '' = $1 AND id = ANY($3::text[]) AND tenant = ANY($2::text[])
 """
 
 READ_LOG = f"""
@@ -357,9 +380,9 @@ WITH given AS (
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::float[]) WITH ORDINALITY
         AS g (id, tenant, name, body, retention, n)
 ), fresh AS (
-    SELECT * FROM given g WHERE NOT EXISTS (
-        SELECT 1 FROM pushsvc.events e WHERE e.deployment = $1 AND e.id = g.id
-    )
+    SELECT * FROM given g WHERE (
+        SELECT 1 FROM pushsvc.events e WHERE e.deployment = $1 AND e.id = g.id LIMIT 1
+    ) IS NULL
 ), counted AS (
     INSERT INTO pushsvc.channels AS c (deployment, tenant, name, top)
     SELECT $1, tenant, name, count(*) FROM fresh GROUP BY tenant, name ORDER BY tenant, name
@@ -374,57 +397,11 @@ WITH given AS (
 )
 SELECT l.id, c.epoch, l."offset", l.body FROM logged l JOIN counted c ON c.id = l.channel
 UNION ALL
-SELECT e.id, c.epoch, e."offset", e.body FROM given g JOIN pushsvc.events e ON e.deployment = $1 AND e.id = g.id
+SELECT e.id, c.epoch, e."offset", e.body FROM given g
+    CROSS JOIN LATERAL (SELECT * FROM pushsvc.events WHERE deployment = $1 AND id = g.id LIMIT 1) e
     JOIN pushsvc.channels c ON c.id = e.channel
 """
 
 RENEW_EPOCHS = """
 UPDATE pushsvc.channels SET epoch = DEFAULT WHERE deployment = $1 RETURNING id
-"""
-
-# Devices ------------------------------------------------------------------------------------------
-
-ACK = """
-WITH given AS (
-    SELECT * FROM unnest($2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[])
-        AS g (n, tenant, subject, device, channel, epoch, "offset")
-), known AS (
-    SELECT g.*, c.epoch AS right_epoch, c.top FROM given g
-    JOIN pushsvc.channels c ON c.deployment = $1 AND c.tenant = g.tenant AND c.name = g.channel
-    UNION ALL
-    SELECT g.*, '1', j.version FROM given g
-    JOIN pushsvc.jobs j ON g.channel LIKE 'job:%' AND j.id = substr(g.channel, 5) AND j.deployment = $1
-        AND j.tenant = g.tenant AND (j.owner IS NULL OR j.owner = g.subject)
-), wrong AS (
-    SELECT n FROM known WHERE epoch = right_epoch AND "offset" > top
-), stored AS (
-    INSERT INTO pushsvc.positions AS p (deployment, tenant, subject, device, channel, epoch, "offset")
-    SELECT DISTINCT ON (tenant, subject, device, channel) $1, tenant, subject, device, channel, epoch, "offset"
-    FROM known k WHERE epoch = right_epoch AND NOT EXISTS (SELECT 1 FROM wrong w WHERE w.n = k.n)
-    ORDER BY tenant, subject, device, channel, "offset" DESC
-    ON CONFLICT (deployment, tenant, subject, device, channel) DO UPDATE
-    SET epoch = EXCLUDED.epoch, "offset" = EXCLUDED."offset", acked_at = now()
-    WHERE p.epoch <> EXCLUDED.epoch OR p."offset" < EXCLUDED."offset"
-)
-SELECT DISTINCT n FROM wrong
-"""
-
-ACKED = """
-SELECT channel, epoch, "offset" FROM pushsvc.positions
-WHERE deployment = $1 AND tenant = $2 AND subject = $3 AND device = $4
-"""
-
-DEVICES_OF = """
-SELECT count(DISTINCT device) AS devices, coalesce(bool_or(device = $4), false) AS known
-FROM pushsvc.positions WHERE deployment = $1 AND tenant = $2 AND subject = $3
-"""
-
-PUT_TICKET = """
-INSERT INTO pushsvc.tickets (deployment, id, claims, expires_at)
-VALUES ($1, $2, $3, now() + make_interval(secs => $4::float))
-ON CONFLICT DO NOTHING
-"""
-
-TAKE_TICKET = """
-DELETE FROM pushsvc.tickets WHERE deployment = $1 AND id = $2 RETURNING claims, expires_at > now() AS valid
 """

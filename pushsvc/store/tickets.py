@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import statements as sql
+from . import device_statements as sql
 from .postgres import Postgres
 
 

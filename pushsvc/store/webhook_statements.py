@@ -47,7 +47,7 @@ WHERE deployment = $1 AND status = 'pending' AND due_at > now()
 HAND_BACK_WEBHOOKS = """
 UPDATE pushsvc.webhooks w SET due_at = now(), version = w.version + 1
 FROM unnest($2::text[], $3::int[]) AS g (id, version)
-WHERE w.deployment = $1 AND w.id = g.id AND w.version = g.version AND w.status = 'pending'
+WHERE w.deployment || '' = $1 AND w.id = g.id AND w.version = g.version AND w.status = 'pending'
 """
 
 SETTLE_WEBHOOKS = f"""
@@ -61,7 +61,7 @@ WITH given AS (
         CASE WHEN g.verdict <> 'pending' THEN g.verdict
             WHEN now() >= w.since + {span("$12::float")} THEN 'failed' ELSE 'pending' END AS status
     FROM given g JOIN pushsvc.webhooks w ON w.id = g.id
-    WHERE w.deployment = $1 AND w.version = g.version AND w.status = 'pending'
+    WHERE w.deployment || '' = $1 AND w.version = g.version AND w.status = 'pending'
 ), kept AS (
     UPDATE pushsvc.jobs j SET expires_at = greatest(j.expires_at, now() + {span("j.retention")})
     FROM known k WHERE j.id = k.job AND k.status IN ('failed', 'disabled')
@@ -77,7 +77,7 @@ WITH given AS (
 ), logged AS (
     INSERT INTO pushsvc.webhook_attempts (webhook, number, at, duration, status, error, answer)
     SELECT g.id, g.number, g.at, g.duration, g.status, g.error, g.answer
-    FROM given g JOIN pushsvc.webhooks w ON w.id = g.id AND w.deployment = $1
+    FROM given g JOIN pushsvc.webhooks w ON w.id = g.id AND w.deployment || '' = $1
     ON CONFLICT DO NOTHING
 ), gone AS (
     INSERT INTO pushsvc.disabled_endpoints (deployment, id, tenant, owner, url)
@@ -108,7 +108,7 @@ _PAGE = """AND ($4::text IS NULL OR status = $4) AND ($5::text IS NULL OR job = 
     ORDER BY id DESC LIMIT $7"""
 
 WEBHOOK_BY_ID = _seen(
-    "deployment = $1 AND id = $2 AND tenant = $3 AND ($4::text IS NULL OR own AND coalesce(owner, $4) = $4)"
+    "deployment || '' = $1 AND id = $2 AND tenant = $3 AND ($4::text IS NULL OR own AND coalesce(owner, $4) = $4)"
 )
 
 WEBHOOKS_OF_OWNER = _seen("deployment = $1 AND tenant = $2 AND owner = $3 AND own", _PAGE)
@@ -117,13 +117,13 @@ WEBHOOKS_OF_TENANT = _seen("deployment = $1 AND tenant = $2 AND $3::text IS NULL
 
 ATTEMPTS_OF = """
 SELECT number, at, duration, status AS code, error, answer FROM pushsvc.webhook_attempts
-WHERE webhook = (SELECT id FROM pushsvc.webhooks WHERE deployment = $1 AND id = $2) ORDER BY number
+WHERE webhook = (SELECT id FROM pushsvc.webhooks WHERE deployment || '' = $1 AND id = $2) ORDER BY number
 """
 
 REPLAY_WEBHOOK = f"""
 WITH kept AS (
     UPDATE pushsvc.jobs j SET expires_at = greatest(j.expires_at, now() + {span("j.retention")})
-    FROM pushsvc.webhooks w WHERE w.deployment = $1 AND w.id = $2 AND j.id = w.job
+    FROM pushsvc.webhooks w WHERE w.deployment || '' = $1 AND w.id = $2 AND j.id = w.job
     RETURNING j.id
 ), again AS (
     UPDATE pushsvc.webhooks w

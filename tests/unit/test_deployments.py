@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from pushsvc.store import (
     TicketStore,
     Viewer,
     WebhookStore,
+    device_statements,
+    migrate,
     retention_statements,
     statements,
     webhook_statements,
@@ -216,7 +220,7 @@ WRITING = {"INSERT_JOBS", "OPEN_CHANNELS", "PUBLISH_EVENTS", "PUT_TICKET", "FIRS
 
 
 def all_statements() -> Iterator[tuple[str, str]]:
-    for module in (statements, webhook_statements, retention_statements):
+    for module in (statements, webhook_statements, retention_statements, device_statements):
         for name, value in vars(module).items():
             if name.isupper() and not name.startswith("_") and name != "JOB" and isinstance(value, str):
                 yield name, value
@@ -270,6 +274,57 @@ async def test_the_same_arguments_find_rows_of_the_deployment_itself(settings: S
                 await trial.rollback()
             assert rows, name
             assert rows != COUNTS.get(name), name
+
+
+SWEEPING = {
+    "QUEUED_COUNT",
+    "QUEUE_POSITION",
+    "LAPSED",
+    "UNENDED_CANCELS",
+    "OVERDUE",
+    "RENEW_EPOCHS",
+    "BEAT",
+    "CLAIM_WEBHOOKS",
+    "NEXT_DUE",
+    "ENABLE_ENDPOINT",
+    "REPLAY_WEBHOOK",
+    "WEBHOOKS_OF_OWNER",
+    "WEBHOOKS_OF_TENANT",
+    "DISABLED_ENDPOINTS",
+}
+"""They look through what a deployment has, by an index that holds only what they look for, or little."""
+
+
+def conditions(plan: Any) -> Iterator[str]:
+    if isinstance(plan, dict):
+        if plan.get("Index Name") != "beats_pkey" and "Index Cond" in plan:
+            yield plan["Index Cond"]
+        for part in plan.values():
+            yield from conditions(part)
+    elif isinstance(plan, list):
+        for part in plan:
+            yield from conditions(part)
+
+
+async def test_who_names_rows_does_not_go_through_all_of_the_deployment(empty_database_url: str) -> None:
+    """The planner knows nothing of a new table, and plans are kept."""
+    await migrate(empty_database_url)
+    reader = await asyncpg.connect(empty_database_url)
+    try:
+        await reader.execute("SET plan_cache_mode = force_generic_plan")
+        wrong = []
+        for name, statement in all_statements():
+            if name in SWEEPING or name == "SWEEP_LOCK":
+                continue
+            nothing = ", ".join(["NULL"] * max(int(number) for number in re.findall(r"\$(\d+)", statement)))
+            await reader.execute(f"PREPARE asked AS {statement}")
+            plan = json.loads(await reader.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE asked ({nothing})"))
+            await reader.execute("DEALLOCATE asked")
+            if any(re.fullmatch(r"\(\w*\.?deployment = \$1\)", condition) for condition in conditions(plan)):
+                wrong.append(name)
+        assert wrong == []
+    finally:
+        await reader.close()
 
 
 async def test_what_both_submit_publish_and_keep_under_the_same_names_stands_apart(settings: Settings) -> None:
