@@ -332,11 +332,14 @@ class Database(Finders, Calculations):
         async def asked() -> Promise[T]:
             return ask()
 
+        self._refuse_when_closed("a query")
         return asyncio.run_coroutine_threadsafe(asked(), self._loop).result()
 
     def _refuse_when_closed(self, name: str) -> None:
-        if self._closed:
+        if self._closed or self._loop.is_closed():
             raise QueryError(f"{name} was asked for after the end of the job")
+        if threading.get_ident() == self._thread and asyncio._get_running_loop() is not self._loop:
+            raise QueryError(f"{name} was asked for outside of the event loop to which this handle belongs")
 
 
 def _without_a_query(question: Question[T]) -> Promise[T]:

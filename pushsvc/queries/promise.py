@@ -142,6 +142,8 @@ class Promise(Awaitable[T_co], Generic[T_co]):
         try:
             asyncio.get_running_loop()
         except RuntimeError:
+            if self._loop.is_closed():
+                return self._outcome()
             return asyncio.run_coroutine_threadsafe(self._wait(), self._loop).result(timeout)
         raise QueryError("value() blocks, and would stop the event loop here: await the promise instead")
 
@@ -237,11 +239,18 @@ class Promise(Awaitable[T_co], Generic[T_co]):
     async def _wait(self) -> T_co:
         first, self.awaited = not self.awaited, True
         began = time.monotonic()
+        if not self.settled and asyncio.get_running_loop() is not self._loop:
+            raise QueryError("a promise is awaited in the event loop in which it was made")
         self.need()
         while not self.settled:
             await self._settling()
         if first:
             self._work.answered(self, time.monotonic() - began)
+        return self._outcome()
+
+    def _outcome(self) -> T_co:
+        if not self.settled:
+            raise QueryError("the event loop in which the promise was made is over, and it has no answer")
         if self._error is not None:
             # The same error may be raised many times: each raise starts from the traceback it came with,
             # or every await would add its frames to those of the others.

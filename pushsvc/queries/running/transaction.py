@@ -104,10 +104,14 @@ class Transaction:
         self._interrupts: set[Interrupt] = set()
         self._failure: Exception | None = None
         self._ends_in_rollback = False
+        self._entered = False
         self._given_up = False
         self._ending: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise QueryError("a transaction is for one block: call db.transaction() for each")
+        self._entered = True
         self.around = _innermost.get()
         self._outer = current(self.pool)
         if self._outer is not None:
@@ -347,6 +351,8 @@ class Transaction:
             raise
 
     async def _in_turn(self, work: Callable[[Connection], T], *, contained: bool = False) -> T:
+        if not self._entered:
+            raise QueryError("the transaction has not begun: use it as `async with db.transaction() as transaction:`")
         if current(self.pool) is not self:
             raise QueryError("within the block of another transaction, that one is to be used; outside it, none")
         turn = self._turns.take()
