@@ -79,7 +79,7 @@ class Desk:
     rate: Rate
     prefix: str = ""
 
-    async def cursor(self, principal: Principal, device: Device | None, text: str | None) -> Cursor:
+    async def cursor(self, device: Device | None, text: str | None) -> Cursor:
         """Where one goes on from who says this: at the cursor; without one, at what the device has acknowledged last;
         without either, at what comes from now on. An empty cursor is none. Raises BadCursor."""
         if not text and device is not None:
@@ -250,7 +250,7 @@ class Session:
         need_scope(principal, "read")
         if frame.device is not None:
             self._device = Device(principal.tenant, principal.subject, frame.device)
-        cursor = await self._desk.cursor(principal, self._device, frame.cursor)
+        cursor = await self._desk.cursor(self._device, frame.cursor)
         if self._closed:
             return
         self._desk.connections.take(principal.holder, self)
@@ -268,7 +268,8 @@ class Session:
         self._welcome = True
 
     async def _subscribe(self, frame: wire.Subscribe) -> None:
-        await self._join(frame.id, frame.channels, Cursor.parse(frame.cursor, self._desk.settings.cursor_limit), {})
+        cursor = await self._desk.cursor(self._device, frame.cursor)
+        await self._join(frame.id, frame.channels, cursor, {})
 
     async def _unsubscribe(self, frame: wire.Unsubscribe) -> None:
         for name in [check_channel(name) for name in frame.channels]:

@@ -148,7 +148,7 @@ class Events:
         device = None
         if name is not None:
             device = Device(principal.tenant, principal.subject, check_name(name, "a device", 100))
-        return await self._api.desk.cursor(principal, device, text)
+        return await self._api.desk.cursor(device, text)
 
 
 def _turn_away(session: Session, refusal: PushsvcError | None) -> None:

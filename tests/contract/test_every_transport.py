@@ -11,7 +11,7 @@ import pytest
 
 from pushsvc import wire
 
-from .drivers import TRANSPORTS, Item, take
+from .drivers import TRANSPORTS, Item, WebSocketSubscriber, take
 from .kit import soon, succeeded
 from .world import World
 
@@ -90,6 +90,21 @@ async def test_a_device_goes_on_from_what_it_has_acknowledged(
     assert numbers(await take(phone, 4)) == [2, 3, 4, 5]
     assert numbers(await take(laptop, 2)) == [4, 5]
     assert numbers(await take(new, 1)) == [5]
+
+
+@pytest.mark.parametrize("transport", ["websocket direct", "websocket asgi"])
+async def test_a_device_goes_on_in_a_group_that_it_subscribes_to_later(world: World, transport: str) -> None:
+    """By the same rule as in `hello`: without a cursor, from what it has acknowledged."""
+    group = ["group:ops"]
+    first = await world.open(transport, None, group, device="phone", channels=group)
+    await world.kit.finish_many(range(3), owner="you", channels=("group:ops",))
+    await take(first, 1)
+    await first.ack()
+    await first.close()
+    again = await world.open(transport, None, device="phone", channels=group)
+    assert isinstance(again, WebSocketSubscriber)
+    await again._ask({"op": "subscribe", "channels": group})
+    assert numbers(await take(again, 2)) == [1, 2]
 
 
 @each_transport
