@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -191,6 +192,17 @@ async def test_each_block_logs_what_is_shown(
     else:
         await a_body(block, names)
     assert [shape(message) for message in caplog.messages] == [shape(line) for line in block.log]
+
+
+async def test_the_apps_own_session_narrows_what_is_counted(guide_url: str, names: dict[str, Any]) -> None:
+    [block] = [block for block in BLOCKS if "class AppSession" in block.code]
+    names["Service"] = partial(Service, settings=Settings.from_env({}, database_url=guide_url))
+    guide = run(block, names)
+    try:
+        for _ in range(2):
+            assert [await guide["own_flights"](code) for code in ("UA", "OO", "DL")] == [2, 1, 0]
+    finally:
+        await guide["service"].close()
 
 
 async def a_body(block: Block, names: dict[str, Any]) -> None:

@@ -34,11 +34,13 @@ from sqlalchemy import (
     TypeDecorator,
     bindparam,
     column,
+    delete,
     event,
     exists,
     extract,
     false,
     func,
+    insert,
     intersect,
     literal,
     select,
@@ -47,6 +49,7 @@ from sqlalchemy import (
     type_coerce,
     union,
     union_all,
+    update,
 )
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -720,6 +723,33 @@ async def test_what_is_related_is_looked_for_where_its_owner_was_found(
                 again = await db.load_async(statement)
                 await db.preload_async([*again, *elsewhere], Book.tags, Book.author)
                 assert plain(again) == expected
+    finally:
+        await pool.close()
+
+
+@pytest.mark.parametrize("way", ["listener of Session", "class with a listener", "class with ways of its own"])
+async def test_what_listeners_narrow_is_narrowed_in_writes_too(
+    postgres_url: str, engine: AsyncEngine, way: str
+) -> None:
+    def narrowed(state: ORMExecuteState) -> None:
+        state.statement = undeleted(state.statement)
+
+    chosen = WAYS[way]
+    pool = DatabasePool(postgres_url, session_class=chosen.session_class)
+    try:
+        with listening(chosen.session_class, "do_orm_execute", narrowed):
+            async with Database(pool, owner="job") as db, db.transaction() as transaction:
+                changed = await transaction.execute(update(Book).values(score=0))
+                assert changed.rowcount == 8
+                named = await transaction.execute(
+                    update(Book).values(score=1).where(Book.id > 7).returning(Book.nick)
+                )
+                assert [row.nick for row in named] == ["t8"]
+                assert (await transaction.execute(insert(Tag).values(id=9, hidden=False))).rowcount == 1
+                assert [book.id for book in (await transaction.execute(select(Book))).scalars()] == list(range(1, 9))
+                assert (await transaction.execute(delete(tags_of_books))).rowcount == 22
+                assert await db.async_count(Book, where=Book.score == 0) == 7
+                transaction.roll_back()
     finally:
         await pool.close()
 

@@ -54,8 +54,9 @@ class Listeners:
         self._building = _of_class(sessions, session_class, _BUILDING)
         self._engine: Any = engine.dispatch
         self._dialect: Any = engine.dialect.dispatch
+        self._to_sessions = _of_class(sessions, session_class, _SESSION)
         self._to_classes = (
-            *_of_class(sessions, session_class, _SESSION),
+            *self._to_sessions,
             *_of_class(connections, Connection, _CONNECTION),
             *[each.parent_listeners for each in self._at_engine()],
         )
@@ -72,6 +73,10 @@ class Listeners:
             or self._at_engine() != self._unheard
             or self._of_engine() != self._ours
         )
+
+    def of_sessions(self) -> bool:
+        """Whether somebody is told of what a Session executes, or may do it in another way."""
+        return self._custom or any(self._to_sessions)
 
     def of_loading(self, mappers: Iterable[Mapper[Any]]) -> bool:
         """Whether somebody is told when objects of these classes are built."""

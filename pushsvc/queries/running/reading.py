@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, CursorResult, Delete, Executable, Update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
@@ -32,6 +32,20 @@ class Reader:
     def session(self, connection: Connection, **how: Any) -> Session:
         """A Session of the author's class on this connection."""
         return self.session_class(connection, expire_on_commit=False, **how)
+
+    def execute(self, connection: Connection, statement: Executable, parameters: Any) -> Any:
+        """What a connection makes of a statement; a Session, where somebody listens to what Sessions do."""
+        if not self.listeners.of_sessions():
+            return connection.execute(statement, parameters)
+        with self.session(connection, autoflush=False) as session:
+            # No objects are here to be changed with their rows.
+            how = {"synchronize_session": False} if isinstance(statement, Update | Delete) else {}
+            result: Any = session.execute(statement, parameters, execution_options=how)
+            if isinstance(result, CursorResult):
+                return result
+            kept = result.freeze()
+            session.expunge_all()
+            return kept()
 
 
 class Reading:

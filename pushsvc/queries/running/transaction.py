@@ -161,12 +161,13 @@ class Transaction:
     ) -> CursorResult[Any]:
         """Execute a statement, such as an INSERT, after all that was asked for before; its rows are read already.
 
-        As by SQLAlchemy's `Connection.execute`. Raises the database's error, and QueryError once something
+        As by SQLAlchemy's `Connection.execute`; where the app's Sessions have listeners or ways of their own, as by
+        `Session.execute`. Raises the database's error, and QueryError once something
         in the transaction has failed; and for what writes where others see the transaction's snapshot.
         """
         if self._shows_snapshot() and not only_reads(statement):
             raise QueryError("in a transaction whose snapshot others see nothing can be written: use another one")
-        return await self._in_turn(lambda connection: connection.execute(statement, parameters))
+        return await self._in_turn(lambda connection: self.pool.reader.execute(connection, statement, parameters))
 
     async def run_sync(self, work: Callable[[Session], T]) -> T:
         """Give a function a Session on the transaction's connection, as `AsyncSession.run_sync` does.
