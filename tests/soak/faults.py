@@ -8,7 +8,8 @@ import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from .plan import Fault
+from .load import Load
+from .plan import USERS, Fault, Order
 from .poison import poison
 from .world import Seat, World
 
@@ -16,11 +17,12 @@ from .world import Seat, World
 class Saboteur:
     """Breaks what the plan says. What is broken already is broken again as soon as it is whole."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, load: Load) -> None:
         self.done: Counter[str] = Counter()
         self.refusals: list[str] = []
         """Answers to poison that are none."""
         self._world = world
+        self._load = load
         self._ways: dict[str, Callable[[Fault], Awaitable[None]]] = {
             "kill web": lambda fault: self._replace(world.webs[fault.target], Seat.kill, fault.outage),
             "kill worker": lambda fault: self._replace(world.workers[fault.target], Seat.kill, fault.outage),
@@ -40,6 +42,7 @@ class Saboteur:
             "end redis connections": self._end_redis_connections,
             "silence redis connections": self._silence_redis_connections,
             "poison": self._poison,
+            "block a loop": self._block_a_loop,
         }
 
     async def break_(self, fault: Fault) -> None:
@@ -138,8 +141,29 @@ class Saboteur:
     async def _silence_redis_connections(self, fault: Fault) -> None:
         await self._world.way_to_redis.silence(0.5 + 3.0 * fault.outage)
 
+    async def _block_a_loop(self, fault: Fault) -> None:
+        """A job, of which its worker has to renew the lease all the same, and those of all others that it runs."""
+        order = Order(
+            at=fault.at,
+            number=_FIRST + round(fault.at * 1000),
+            user=USERS[fault.target],
+            node=fault.target,
+            job="blocking",
+            size=0,
+            frame=False,
+            group=False,
+            run_in=None,
+            deadline_in=None,
+            cancel_in=None,
+            watched=True,
+        )
+        await self._load.order(order)
+
     async def _poison(self, fault: Fault) -> None:
         await poison(self._world.nodes, self.refusals)
 
+
+_FIRST = 1_000_000
+"""Orders of ours have numbers from here on."""
 
 _RELOAD = "SELECT pg_reload_conf()"

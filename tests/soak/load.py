@@ -28,6 +28,9 @@ from .plan import OPS, Order, Publication
 ANSWER_WITHIN = 20.0
 """Seconds that a request has before it is made again, with the same key."""
 
+BLOCKED = 4.5
+"""Seconds for which a job lets nothing else in its worker have a turn: half as long again as a lease."""
+
 Accepted = Callable[[Order, str, Position], None]
 """Told of each job as it is accepted: its id, and the position of its channel from which to hear it."""
 
@@ -169,6 +172,7 @@ def _result(order: Order) -> Any:
     results = {
         "echo": {"number": order.number, "pad": "é" * order.size},
         "long": _seconds(order),
+        "blocking": BLOCKED,
         "shout": f"NUMBER {order.number}",
         "big": "x" * (70_000 + order.number),
     }
@@ -190,6 +194,7 @@ def _body(order: Order) -> dict[str, Any]:
     job, params = {
         "echo": ("echo", {"value": _result(order)}),
         "long": ("long", {"seconds": _seconds(order)}),
+        "blocking": ("blocking", {"seconds": BLOCKED}),
         "shout": ("shout", {"text": f"number {order.number}"}),
         "failing": ("failing", {"message": f"number {order.number}"}),
         "big": ("big", {"size": 70_000 + order.number}),

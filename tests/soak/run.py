@@ -134,7 +134,7 @@ class _Soak:
         scope = ("submit", "read", "submit:any")
         tokens = {user: world.tokens.mint(user, channels=GROUPS, scope=scope, ttl=86400) for user in USERS}
         self._load = Load(world.nodes, tokens, plan.pauses("load"), self._accepted)
-        self._saboteur = Saboteur(world)
+        self._saboteur = Saboteur(world, self._load)
         self._watching = Random(f"{plan.seed} watching")
         self._subscribers = [
             Subscriber(member, world.nodes, tokens[member.user], plan.legs(member), plan.pauses(member.name))

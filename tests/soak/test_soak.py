@@ -19,7 +19,7 @@ from ..acceptance.harness import nothing_left
 from .plan import FAULTS, Plan
 from .run import soak
 
-SHORT = Plan.of(seed=4, seconds=9.5, jobs=12.0, every=0.5)
+SHORT = Plan.of(seed=4, seconds=10.0, jobs=12.0, every=0.5)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_nothing_is_lost_duplicated_or_disordered_under_faults(directory: Path) 
 
 def test_the_seed_says_what_happens_and_when() -> None:
     """The same seed, the same faults, load and connections; another seed, others."""
-    again, other = Plan.of(seed=4, seconds=9.5, jobs=12.0, every=0.5), Plan.of(seed=5, seconds=9.5)
+    again, other = Plan.of(seed=4, seconds=10.0, jobs=12.0, every=0.5), Plan.of(seed=5, seconds=10.0)
     assert again == SHORT
     assert other != replace(SHORT, seed=5)
     for member in SHORT.members:

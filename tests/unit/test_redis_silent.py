@@ -1,4 +1,4 @@
-"""A Redis that takes connections and says nothing keeps nobody waiting who asks for what PostgreSQL has."""
+"""A Redis that takes connections, and says nothing or takes no changes, keeps nobody from what PostgreSQL has."""
 
 from __future__ import annotations
 
@@ -73,3 +73,31 @@ async def test_jobs_are_accepted_looked_at_and_cancelled_and_events_published(
             await in_time(asyncio.gather(*(client.get(f"/v1/jobs/{looked_at}") for _ in range(50))))
         finally:
             valkey.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("CONFIG", "SET", "maxmemory", "1"),
+        ("REPLICAOF", "127.0.0.1", "1"),
+        ("ACL", "SETUSER", "default", "-@all", "+ping", "+hello", "+client"),
+    ],
+    ids=lambda command: command[0],
+)
+async def test_a_server_that_refuses_what_is_asked_of_it_refuses_nobody_else(
+    service: Service, valkey: Server, command: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"Authorization": f"Bearer {service.token('alice')}"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(service.asgi()), base_url="http://here", headers=headers
+    ) as client:
+        before = (await client.post("/v1/jobs", json={"job": "waits"})).json()["id"]
+        valkey.client.execute_command(*command)
+        after = await in_time(client.post("/v1/jobs", json={"job": "waits"}))
+        assert after.status_code == 202
+        assert (await in_time(client.get(f"/v1/jobs/{before}"))).status_code == 200
+        assert (await in_time(client.post(f"/v1/jobs/{before}/cancel"))).status_code == 202
+        await in_time(service.publish("group:ops", "deploy.done", 1))
+        ready = await in_time(client.get("/readyz"))
+        assert (ready.status_code, ready.json()["redis"]) == (200, False)
+    assert [record for record in caplog.records if record.exc_info] == [], "nothing of it is unforeseen"

@@ -224,3 +224,20 @@ async def test_a_server_that_refuses_is_not_asked_by_everybody_at_once(postgres_
         assert all(isinstance(answer, Unavailable) for answer in asked)
         assert 2 <= counted.connects < 20
         server.close()
+
+
+async def test_while_the_server_is_away_the_log_is_not_filled(
+    empty_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither by the driver, which would restore connections that nobody asks for, nor once for each that does."""
+    async with a_role(empty_database_url) as (url, admin), Postgres(url) as postgres:
+        await postgres.fetch("SELECT 1")
+        role = urlsplit(url).username
+        await admin.execute(f"ALTER ROLE {role} NOLOGIN")
+        await admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'")
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await postgres.fetch("SELECT 1", patience=0.1)
+    assert [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"] == [
+        "PostgreSQL does not let the service in (Refused)"
+    ]
