@@ -163,12 +163,15 @@ async def test_an_empty_database_gets_its_tables_at_the_first_start(empty_databa
     assert await difference(empty_database_url) == []
 
 
-async def test_another_version_is_refused_and_the_message_says_what_to_run(empty_database_url: str) -> None:
+@pytest.mark.parametrize(("version", "said"), [("0001", r"0001.*pushsvc migrate"), ("9999", r"9999.*code is older")])
+async def test_another_version_is_refused_and_the_message_says_what_to_do(
+    empty_database_url: str, version: str, said: str
+) -> None:
     await migrate(empty_database_url)
     postgres = Postgres(empty_database_url)
     try:
-        await postgres.fetch("UPDATE pushsvc.alembic_version SET version_num = '9999'")
-        with pytest.raises(SettingsError, match=r"9999.*pushsvc migrate"):
+        await postgres.fetch(f"UPDATE pushsvc.alembic_version SET version_num = '{version}'")
+        with pytest.raises(SettingsError, match=said):
             await check_schema(postgres, empty_database_url)
     finally:
         await postgres.close()
