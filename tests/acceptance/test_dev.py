@@ -59,7 +59,10 @@ async def test_one_command_takes_a_job_from_post_to_push_and_leaves_nothing(dire
             assert live.hello["user"] == "alice"
             job = await alice.submit("nap", seconds=0.01)
             pushed = await live.take_final(job["id"])
+            failing = await alice.submit("failing", message="out of paper")
+            failed = await live.take_final(failing["id"])
         assert pushed.event["data"]["slept"] == [0, 1, 2]
+        assert failed.event["error"]["detail"] == "ValueError: out of paper", "whoever develops sees all"
     dev.terminate()
     assert await asyncio.to_thread(dev.wait) == 0
     assert not left(directory), "it had ended everything before it went"
