@@ -153,6 +153,9 @@ def offered(settings: Settings) -> Service:
     async def echo(value: Any = None, number: float = 0.0, count: int = 0) -> Any:
         return value
 
+    @service.job(name="longest", retention="36500d", timeout="36500d", max_attempts=1000)
+    async def longest() -> None: ...
+
     @service.job
     async def checked(number: Annotated[int, AfterValidator(stumbles)]) -> None: ...
 
@@ -306,6 +309,23 @@ def test_the_ends_of_time_are_refused(door: Door, member: str, moment: str) -> N
     answer = door.http.post("/v1/jobs", json={"job": "echo", member: moment})
     assert answer.status_code == 400
     assert member in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "moments", [{}, {"run_at": "9000-12-31T23:59:59Z"}, {"deadline": "9000-12-31T23:59:59+14:00"}]
+)
+def test_the_most_that_is_allowed_is_held_by_whatever_has_to_hold_it(door: Door, moments: dict[str, str]) -> None:
+    answer = door.http.post("/v1/jobs", json={"job": "longest", **moments})
+    assert answer.status_code == 202, answer.text
+    store = door.node.service.parts.store
+    started = door.run(store.start([answer.json()["id"]], "w", 60))
+    for claim in started.values():
+        assert door.run(store.finish(Outcome(claim.job.id, claim.job.version, JobStatus.SUCCEEDED, result=b"1")))
+    assert len(started) == ("run_at" not in moments)
+    seen = door.http.get(answer.headers["location"]).json()
+    assert seen["status"] == ("queued" if "run_at" in moments else "succeeded")
+    assert door.http.get("/v1/jobs").status_code == 200
+    door.run(door.node.service.publish("group:ops", "long.lived", 1, retention="36500d"))
 
 
 @pytest.mark.parametrize("frame", [{"op": "submit", "job": "echo", "key": "\x00"}, {"op": "submit", "job": "\x00"}])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pushsvc import Service
+from pushsvc import Service, wire
 from pushsvc.domain import Claim, JobStatus, Outcome, Progress
 from pushsvc.errors import InvalidParams, JobExpired, NotFound, SettingsError
 from pushsvc.jobs import JobContext
@@ -463,3 +463,16 @@ async def no_tasks_left() -> AsyncIterator[None]:
     """Every attempt cleans up after itself."""
     yield
     await until(lambda: len(asyncio.all_tasks()) <= 1, "no task is left")
+
+
+@pytest.mark.parametrize("message", ["é" * 1_000_000, "a\ud800\x00b", "two\nlines", 7])
+async def test_a_progress_message_is_text_within_bounds(bench: Bench, message: Any) -> None:
+    async def job(ctx: JobContext) -> None:
+        await ctx.progress(0.5, message)
+        await until(lambda: bench.progress)
+
+    await bench.attempt(job).run()
+    [told, *_] = bench.progress
+    assert told.message
+    assert len(told.message.encode()) <= 2048
+    wire.bus_progress(told)
