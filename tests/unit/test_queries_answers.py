@@ -33,10 +33,12 @@ from sqlalchemy import (
     extract,
     func,
     literal,
+    literal_column,
     select,
     table,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import contains_eager
 
 from pushsvc.errors import QueryError
 from pushsvc.queries import Database, DatabasePool
@@ -144,6 +146,37 @@ async def test_calculations_take_a_column_beside_the_statement(db: Database, fli
         for ask in asks:
             with pytest.raises(QueryError, match="column"):
                 ask(source, column_)
+
+
+async def test_sql_of_the_authors_own_is_calculated_with(db: Database, flights: None) -> None:
+    late = select(literal_column("dep_delay * 0.5", Integer)).select_from(Flight)
+    for _ in range(2):
+        assert await db.async_sum(late) == 32
+        assert await db.async_maximum(late.order_by(Flight.id).limit(2)) == 10
+        assert await db.async_count(select(Flight), literal_column("dep_delay")) == 4
+        assert await db.async_exists(select(Flight).limit(1), literal_column("dep_delay + 1")) is True
+    by_origin = select(Flight.origin).group_by(Flight.origin)
+    with pytest.raises(QueryError, match="groups have no values of another column"):
+        db.async_exists(by_origin, Flight.dep_delay)
+
+
+async def test_a_statement_that_fills_collections_is_read_whole(db: Database, flights: None) -> None:
+    joined = select(Airport).join(Airport.flights).options(contains_eager(Airport.flights))
+    by_code = joined.order_by(Airport.code.desc(), Flight.id)
+    for asked in (
+        db.async_first(by_code),
+        db.async_find_by(joined, code="JFK"),
+        db.async_find(joined, "JFK"),
+        db.async_find(joined, ["JFK"]).then(lambda airports: airports[0]),
+    ):
+        airport = await asked
+        assert airport is not None
+        assert (airport.code, sorted(flight.id for flight in airport.flights)) == ("JFK", [1, 2, 3])
+    assert await db.async_count(joined) == 2 == len(await db.load_async(joined))
+    assert await db.async_count(by_code.limit(3)) == 1
+    assert sorted(await db.async_ids(joined)) == ["EWR", "JFK"]
+    with pytest.raises(QueryError, match="select one entity"):
+        db.async_count(select(Airport, Flight.id).join(Airport.flights).options(contains_eager(Airport.flights)))
 
 
 async def test_groups_that_a_dict_can_not_hold_apart_are_refused(db: Database, flights: None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
 
-from sqlalchemy import ColumnElement, Select, exists, func, literal_column, select
+from sqlalchemy import ColumnClause, ColumnElement, Select, exists, func, literal_column, select
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql import roles
 from sqlalchemy.sql.elements import SQLCoreOperations
@@ -253,8 +253,7 @@ def count(source: Any, where: Where | None, column: Any = None) -> Question[Any]
             several = len(statement.selected_columns) > 1
             return Question(name, by_group, grouped(as_count, name, several=several), never=never)
         if column is not None:
-            values = as_table(_of_column(statement, column))
-            counted = select(func.count(values.c[0]))
+            counted = select(func.count(_values(_of_column(statement, column))))
         else:
             counted = select(func.count()).select_from(as_table(_rows_of_objects(statement)))
         return Question(name, carried(statement, counted), only_value(as_count), never=never)
@@ -313,8 +312,7 @@ def aggregate(
             f"the {verb.lower()} is of one column: select just that, or the columns to group by and it as the last; "
             "or give the column beside the select()"
         )
-    table = as_table(statement)
-    value = carried(statement, select(function(table.c[0])))
+    value = carried(statement, select(function(_values(statement))))
     return Question(name, value, only_value(converter(columns[0])), never=never)
 
 
@@ -328,16 +326,26 @@ def _of_column(statement: Any, column: Any) -> Any:
     return with_columns(statement, *keys, column)
 
 
+def _values(statement: Any) -> Any:
+    """The only column of the statement, as the column of a subquery."""
+    [column] = statement.selected_columns
+    if isinstance(statement, Select) and isinstance(column, ColumnClause) and column.is_literal:
+        # SQLAlchemy would take its text for its name.
+        statement = with_columns(statement, column.label("value"))
+    return as_table(statement).c[0]
+
+
 def _with_values(source: Any, rows: Any, column: Any) -> Any:
     """The rows in which the column has a value."""
     if not is_column(column):
         raise QueryError(f"{column!r} is no column")
     if is_column(source) or not isinstance(rows, Select):
         raise QueryError("a column can be looked for in an entity or a select() only")
-    if is_grouped(rows) or rows._has_row_limiting_clause:
-        values = as_table(_of_column(rows, column))
-        column = list(values.c)[-1]
-        return carried(rows, select(column).where(column.is_not(None)))
+    if is_grouped(rows):
+        raise QueryError("groups have no values of another column: say which are meant by having()")
+    if rows._has_row_limiting_clause:
+        values = _values(_of_column(rows, column))
+        return carried(rows, select(values).where(values.is_not(None)))
     return rows.where(column.is_not(None))
 
 
