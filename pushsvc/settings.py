@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 
 from .errors import SettingsError
 from .masking import mask_url
-from .text import Name, is_name
+from .text import Name, is_text
 
 LONGEST_VALUE = 100_000
 """Characters of one setting in the environment."""
@@ -154,9 +154,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
             if field not in cls.model_fields:
                 raise SettingsError(_unknown(name, cls))
             values[field] = value
-        unfit = sorted(name for name, value in values.items() if not is_name(value, LONGEST_VALUE))
+        unfit = sorted(name for name, value in values.items() if not is_text(value) or len(value) > LONGEST_VALUE)
         if unfit:
-            raise SettingsError(f"{PREFIX}{unfit[0].upper()}: control characters, or bytes that are not UTF-8")
+            raise SettingsError(f"{PREFIX}{unfit[0].upper()}: bytes that are not UTF-8, or too many characters")
         try:
             return cls.model_validate(values | overrides)
         except ValidationError as error:

@@ -228,3 +228,19 @@ def test_the_bus_is_the_queues_redis_unless_it_has_its_own() -> None:
     assert Settings.from_env({}, redis_url="redis://a", bus_url="redis://b").bus == "redis://b"
     with pytest.raises(SettingsError, match="PUSHSVC_REDIS_URL"):
         _ = Settings.from_env({}).bus
+
+
+def test_what_is_no_text_is_refused_by_its_name_and_not_shown() -> None:
+    """As Python gives bytes of the environment that are not UTF-8. Line breaks, as at the end of a file, are text."""
+    with pytest.raises(SettingsError, match="PUSHSVC_SECRET: bytes that are not UTF-8") as caught:
+        Settings.from_env({"PUSHSVC_SECRET": "hunter2\udcff"})
+    assert "hunter2" not in str(caught.value)
+    assert Settings.from_env({"PUSHSVC_ALLOWED_ORIGINS": "https://a.example,\n  https://b.example\n"}).allowed_origins
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"retention": float("inf")}, {"lease": float("nan")}, {"lease": 1e300}, {"max_jobs": 2**31}]
+)
+def test_what_no_calendar_and_no_column_holds_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SettingsError, match="PUSHSVC_"):
+        Settings.from_env({}, **wrong)
