@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import copy_context
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from sqlalchemy import Connection, delete, func, insert, literal, select, text, update
@@ -18,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from pushsvc.errors import QueryCancelled, QueryError, RecordNotFound, TransactionOpen, Unavailable
 from pushsvc.queries import Database, DatabasePool, Promise, Transaction
+from pushsvc.queries.running.link import Link
 
 from .queries_support import Airport, Flight, Server, behind, passed, until
 
@@ -1114,6 +1116,29 @@ async def test_a_transaction_begins_on_a_new_connection_when_the_server_has_clos
     async with db.transaction() as transaction:
         await transaction.execute(new("AAA"))
     assert await committed(server) == ["AAA", *BEFORE]
+
+
+async def test_a_connection_that_is_found_closed_by_begin_is_replaced_once(
+    db: Database, pool: DatabasePool, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = 1
+    begin = Link.begin
+
+    async def found_closed(link: Link, *arguments: Any) -> None:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise asyncpg.InternalClientError("another operation is in progress")
+        await begin(link, *arguments)
+
+    monkeypatch.setattr(Link, "begin", found_closed)
+    async with db.transaction() as transaction:
+        await transaction.execute(new("AAA"))
+    assert await committed(server) == ["AAA", *BEFORE]
+    refusals = 2
+    with pytest.raises(Unavailable):
+        await db.transaction().__aenter__()
+    assert (pool.active, await db.load_async(ONE)) == (0, [1])
 
 
 async def test_where_there_is_no_server_no_transaction_begins() -> None:

@@ -19,7 +19,7 @@ from .executor import Place
 from .interrupt import Interrupt, interruptible, unhurried
 from .link import Link, lost
 from .owner import Owner
-from .pg_settings import PgSettings, SettingsHeld
+from .pg_settings import SettingsHeld
 from .pool import DatabasePool
 from .reading import Reading
 from .turns import Turn, Turns
@@ -255,11 +255,26 @@ class Transaction:
             self.pool.foreground.offer(self._place)
             with interrupt.window():
                 await self._place.granted
-            self._link = await self.pool.connections.take(self._owner)
-            await self._command(self._begin_command(), self._owner.settings)
+            link = await self._begin_on_a_connection()
             if self.on_transaction == "snapshot":
-                self.snapshot = await self._link.export_snapshot()
+                self.snapshot = await link.export_snapshot()
         self.open = True
+
+    async def _begin_on_a_connection(self, *, again: bool = True) -> Link:
+        self._link = link = await self.pool.connections.take(self._owner)
+        try:
+            await link.begin(self._begin_command(), self._owner.settings)
+        except Exception as error:
+            if not lost(error):
+                raise
+            self._link = None
+            await link.close()
+            await self.pool.connections.drop_idle()
+            if not again:
+                raise _unavailable() from error
+            # The server had closed it while it rested, which shows only now: nothing is lost by beginning once more.
+            return await self._begin_on_a_connection(again=False)
+        return link
 
     def _begin_command(self) -> str:
         if self.on_transaction == "snapshot":
@@ -341,10 +356,10 @@ class Transaction:
                 self.pool.foreground.withdraw(self._place)
                 self._place.release()
 
-    async def _command(self, sql: str, settings: PgSettings | None = None) -> None:
+    async def _command(self, sql: str) -> None:
         assert self._link is not None
         try:
-            await self._link.begin(sql, settings)
+            await self._link.command(sql)
         except Exception as error:
             if lost(error):
                 await self.pool.connections.drop_idle()
