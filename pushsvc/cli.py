@@ -23,10 +23,13 @@ import uvicorn
 from . import __version__, listening
 from .access import SCOPES, Tokens, known_scope
 from .dev import engines, runner
+from .dev.leases import LeaseKeeper
 from .dev.processes import EX_CONFIG, Command, Supervisor
+from .dev.working import new_event_loop, work
 from .domain import check_subject, check_tenant
 from .errors import BudgetError, PushsvcError, RequestError, SettingsError, Unavailable
 from .hosting import outermost
+from .jobs import Holds
 from .loading import load
 from .ops import diagnose, report
 from .service import Service
@@ -161,20 +164,26 @@ def serve(
 @commands.command()
 @_target
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--alone", is_flag=True, hidden=True, help="In this very process, which somebody else starts again.")
+@click.option("--holds", type=int, hidden=True, help="The parent's file for the leases; it keeps them.")
 @_data_dir
-def worker(target: str, processes: int, data_dir: Path) -> None:
+def worker(target: str, processes: int, alone: bool, holds: int | None, data_dir: Path) -> None:
     """The worker: runs the jobs."""
     _use_dev_engines(data_dir)
     _count_processes("worker_processes", processes)
     service, _ = load(target)
-    if not len(service.jobs):
+    if not len(service.jobs) and holds is None:
         logging.getLogger("pushsvc").warning("%s has no jobs; mark a function with @service.job", target)
-    if processes == 1:
-        _run(_work(service))
+    if alone or holds is not None:
+        work(service, None if holds is None else Holds.opened(holds))
         return
     _check_before_children(service, web=False)
     argv = [sys.executable, "-m", "pushsvc", "worker", target]
-    children = [Command(f"worker {number}", argv) for number in range(1, processes + 1)]
+    children = [
+        # Who kills the parent outright means its workers too.
+        Command(name, argv, companion=partial(LeaseKeeper, service), death_signal=signal.SIGKILL)
+        for name in (f"worker {number}" for number in range(1, processes + 1))
+    ]
     sys.exit(Supervisor(children, grace=service.settings.drain + 15).run())
 
 
@@ -300,14 +309,6 @@ def _listening(listener: socket.socket) -> None:
     sys.stdout.flush()
 
 
-async def _work(service: Service) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await service.work(stop)
-
-
 async def _renew_epochs(settings: Settings) -> int:
     async with Postgres(settings.need("database_url"), deployment=settings.deployment) as postgres:
         return await EventStore(postgres).renew_epochs()
@@ -334,11 +335,7 @@ def _check_before_children(service: Service, *, web: bool) -> None:
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run on uvloop where there is one."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(work)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+    with asyncio.Runner(loop_factory=new_event_loop) as loop:
         return loop.run(work)
 
 

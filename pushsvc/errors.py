@@ -10,6 +10,7 @@
     │       ├── TooManyConnections  TooManyChannels  TooManyDevices
     │       └── RateLimited  QueueFull
     ├── Unavailable            PostgreSQL or Redis is away; try again
+    │   └── QueryBroken        it went away in the midst of a job's query
     ├── JobError               how a job ended when it did not succeed
     │   ├── JobFailed  JobTimedOut  WorkerLost  JobCancelled  JobExpired
     └── QueryError             a promise's misuse (a query's own error is raised as it is)
@@ -267,6 +268,10 @@ class Unavailable(PushsvcError):
     status = 503
     close_code = 4003
     temporary = True
+
+
+class QueryBroken(Unavailable):
+    """The database was lost in the midst of a query."""
 
 
 class JobError(PushsvcError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from .bus import BusClient, Publisher, Queue, RedisClient, Scope, connect, conne
 from .endpoints import Office, Seals
 from .errors import BadRequest, SettingsError
 from .hub import Hub
-from .jobs import Announcer, Canceller, Publications, Registry, Submitter, Sweeper, Worker
+from .jobs import Announcer, Canceller, Holds, Keeper, Publications, Registry, Submitter, Sweeper, Worker
 from .ops import Health, ProbedRegistry, check_budget
 from .queries import DatabasePool
 from .settings import Settings
@@ -194,7 +194,7 @@ class Parts:
     def health(self) -> Health:
         return Health(self.beats, self.queue, self.publisher if self.settings.bus_url else None)
 
-    def worker(self) -> Worker:
+    def worker(self, holds: Holds) -> Worker:
         return Worker(
             registry=ProbedRegistry(self.jobs),
             store=self.store,
@@ -203,6 +203,13 @@ class Parts:
             announcer=self.announcer,
             databases=self.databases,
             settings=self.settings,
+            holds=holds,
+        )
+
+    def keeper(self, holds: Holds, end: Callable[[], None] | None, *, end_first: bool) -> Keeper:
+        """For parts that are made for it alone: it has an event loop of its own."""
+        return Keeper(
+            holds, self.store, self.queue, self.announcer, self.beats, self.settings, end, end_first=end_first
         )
 
     @cached_property

@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar, overload
 
@@ -21,10 +21,10 @@ from starlette.types import ASGIApp
 from .access import DEFAULT_SCOPES, Login
 from .domain import Channel, Json, Position, Revocation, check_channel, check_name, check_subject, check_tenant
 from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Render, Replayer
-from .errors import BadRequest, PushsvcError, SettingsError
+from .errors import BadRequest, PushsvcError, SettingsError, Unavailable
 from .hosting import Attachment, Host, ServiceApp, in_worker
-from .jobs import JobContext, JobSpec, PgSettingsFor, Registry, Worker, params_model
-from .ops import Doctor, Examination
+from .jobs import Holds, JobContext, JobSpec, OwnLoop, PgSettingsFor, Registry, Watch, Worker, params_model
+from .ops import KEEPER_CONNECTIONS, Doctor, Examination
 from .parts import Parts
 from .queries import Database, PgSettings, check_session_class
 from .settings import LONGEST, LONGEST_VALUE, Settings, parse_duration
@@ -321,10 +321,13 @@ class Service:
             self._parts = self._assembled(self.settings.endpoint_connections)
         return self._parts
 
-    def _assembled(self, own_connections: int, *, hurried: bool = True) -> Parts:
+    def _assembled(
+        self, own_connections: int, *, hurried: bool = True, store_connections: int | None = None
+    ) -> Parts:
         prefix = self.settings.root_path + (self._attached.at if self._attached is not None else "")
+        changes = {} if store_connections is None else {"store_connections": store_connections}
         return Parts(
-            self.settings,
+            self.settings.model_copy(update=changes),
             self.jobs,
             self._databases,
             own_connections,
@@ -354,24 +357,67 @@ class Service:
         urls = {name: url.get_secret_value() for name, url in self._databases.items()}
         return await Doctor(self.settings, self.jobs, urls).examine()
 
-    async def work(self, until: asyncio.Event) -> None:
-        """Be a worker until the event is set, then finish or hand back what runs."""
+    async def work(
+        self,
+        until: asyncio.Event,
+        *,
+        holds: Holds | None = None,
+        kept: bool = False,
+        end: Callable[[], None] | None = None,
+    ) -> None:
+        """Be a worker until the event is set, then finish or hand back what runs.
+
+        While a job blocks the event loop, a thread keeps the leases; with `kept`, somebody else does, who reads the
+        `holds`. `end` is called, in the thread, when a job blocks the loop for longer than it may take: it has to end
+        the process. Without it, its jobs go to other workers then. Raises Unavailable when jobs that were stopped and
+        run on have taken all places: the process is to be started again.
+        """
         self._need_settings(web=False)
+        holds = Holds.of_this_process(self.settings.max_jobs) if holds is None else holds
         self._working = parts = self._assembled(self.settings.max_jobs, hurried=False)
         try:
-            worker, courier = parts.worker(), parts.courier
+            worker, courier = parts.worker(holds), parts.courier
             await parts.check()
             app = self._attached.app if self._attached is not None else None
-            async with in_worker(app) as state:
-                if app is not None and self._catalogue.options:
-                    limit = self.settings.result_limit
-                    self._replayer = Replayer(app, state, parts.records, parts.seals, limit)
-                    threads = to_thread.current_default_thread_limiter()
-                    threads.total_tokens = max(threads.total_tokens, self.settings.max_jobs)
-                await self._work(parts, worker, courier, until)
+            with self._looked_after(worker, holds, kept, end):
+                async with in_worker(app) as state:
+                    if app is not None and self._catalogue.options:
+                        limit = self.settings.result_limit
+                        self._replayer = Replayer(app, state, parts.records, parts.seals, limit)
+                        threads = to_thread.current_default_thread_limiter()
+                        threads.total_tokens = max(threads.total_tokens, self.settings.max_jobs)
+                    await self._work(parts, worker, courier, until)
         finally:
             await parts.close()
             self._working = self._replayer = None
+        if worker.spent:
+            raise Unavailable("all places are taken by jobs that were stopped and run on")
+
+    @contextmanager
+    def _looked_after(
+        self, worker: Worker, holds: Holds, kept: bool, end: Callable[[], None] | None
+    ) -> Iterator[None]:
+        """Watch the event loop from a thread, which also keeps the leases unless somebody else does."""
+        watch = Watch(holds, self.settings.lease, worker.describe)
+
+        async def look_after() -> None:
+            await asyncio.gather(watch.run(), *([] if kept else [self.keep(holds, end)]))
+
+        thread = OwnLoop("keeper", look_after)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.stop()
+
+    async def keep(self, holds: Holds, end: Callable[[], None] | None, *, end_first: bool = False) -> None:
+        """Keep the leases of a worker while its event loop is blocked, until cancelled; `end` its process when that
+        takes too long. In an event loop of its own, with connections of its own; `end_first`: from outside."""
+        parts = self._assembled(1, hurried=False, store_connections=KEEPER_CONNECTIONS)
+        try:
+            await parts.keeper(holds, end, end_first=end_first).run()
+        finally:
+            await parts.close()
 
     async def _work(self, parts: Parts, worker: Worker, courier: Courier, until: asyncio.Event) -> None:
         sweeping = asyncio.create_task(parts.sweeper.run(), name="sweeper")

@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from ..errors import SettingsError
 from .child import describe_exit, spawn
@@ -25,14 +26,43 @@ _LONGEST_DELAY = 5.0
 _HEALTHY_AFTER = 10.0
 
 
+class Companion(Protocol):
+    """What goes along with one process, from before its start until after its end. Nothing here may block."""
+
+    @property
+    def argv(self) -> Sequence[str]:
+        """Arguments by which the process knows of it."""
+
+    @property
+    def pass_fds(self) -> tuple[int, ...]:
+        """What the process inherits for it."""
+
+    def started(self, process: subprocess.Popen[bytes]) -> None:
+        """The process has begun."""
+
+    def stopping(self) -> None:
+        """The process is about to be told to stop."""
+
+    def ended(self) -> None:
+        """The process has ended, or never began."""
+
+    def join(self) -> None:
+        """Wait until it has done what was left to do; it does not take long. At the end of this process."""
+
+
 @dataclass(frozen=True)
 class Command:
-    """A child to run: its name in the log, its arguments, and what it inherits beside the standard streams."""
+    """A child to run: its name in the log, its arguments, and what it inherits beside the standard streams.
+
+    `companion` makes one for each process. `death_signal` is what the child gets when this process dies.
+    """
 
     name: str
     argv: Sequence[str]
     env: Mapping[str, str] | None = None
     pass_fds: tuple[int, ...] = ()
+    companion: Callable[[], Companion] | None = None
+    death_signal: signal.Signals = signal.SIGTERM
 
 
 class Supervisor:
@@ -79,6 +109,8 @@ class Supervisor:
                 break
         for child in self._children:
             child.kill()
+        for child in self._children:
+            child.join()
 
 
 class _Child:
@@ -88,6 +120,8 @@ class _Child:
         self.process: subprocess.Popen[bytes] | None = None
         self.due = 0.0
         self._command = command
+        self._companion: Companion | None = None
+        self._former: Companion | None = None
         self._delay = _FIRST_DELAY
         self._started = 0.0
 
@@ -99,21 +133,28 @@ class _Child:
         if self.process is not None or time.monotonic() < self.due:
             return
         self._started = time.monotonic()
+        companion = self._command.companion() if self._command.companion is not None else None
+        self._companion = companion
         try:
             self.process = spawn(
-                self._command.argv,
-                death_signal=signal.SIGTERM,
+                [*self._command.argv, *(companion.argv if companion else ())],
+                death_signal=self._command.death_signal,
                 env=self._command.env,
-                pass_fds=self._command.pass_fds,
+                pass_fds=(*self._command.pass_fds, *(companion.pass_fds if companion else ())),
                 # a group of its own: Ctrl-C is for the supervisor, which tells the children in its own way,
                 # and a group in the background can't read the terminal
                 process_group=0,
                 stdin=subprocess.DEVNULL,
             )
         except (FileNotFoundError, PermissionError) as error:
+            self._part()
             raise SettingsError(f"{self._command.name} can't be run: {error}") from error
         except OSError as error:  # such as too many processes: that may pass
+            self._part()
             self._died(str(error))
+        else:
+            if companion is not None:
+                companion.started(self.process)
 
     def reap(self) -> int | None:
         """The exit status, once, if the process has ended; schedules the next start."""
@@ -121,11 +162,14 @@ class _Child:
             return None
         self._sweep()
         self.process = None
+        self._part()
         self._died(describe_exit(status))
         return status
 
     def terminate(self) -> None:
         if self.process is not None:
+            if self._companion is not None:
+                self._companion.stopping()
             self.process.terminate()
 
     def kill(self) -> None:
@@ -134,6 +178,17 @@ class _Child:
             self._sweep()
             self.process.wait()
             self.process = None
+            self._part()
+
+    def join(self) -> None:
+        """Wait for what is left to do after the last process."""
+        if self._former is not None:
+            self._former.join()
+
+    def _part(self) -> None:
+        if self._companion is not None:
+            self._companion.ended()
+            self._former, self._companion = self._companion, None
 
     def _died(self, reason: str) -> None:
         if time.monotonic() - self._started >= _HEALTHY_AFTER:

@@ -74,7 +74,7 @@ def _commands(target: str, listener: socket.socket, environment: Mapping[str, st
     fd = listener.fileno()
     return [
         Command("serve", [*pushsvc, "serve", target, "--fd", str(fd)], environment, pass_fds=(fd,)),
-        Command("worker", [*pushsvc, "worker", target], environment),
+        Command("worker", [*pushsvc, "worker", target, "--alone"], environment),
     ]
 
 

@@ -4,27 +4,34 @@ from .announce import Announcer
 from .cancel import Canceller
 from .context import JobContext, PgSettingsFor
 from .current import NoJob, current_job, enter
+from .holds import Holds
+from .keeper import Keeper, OwnLoop
 from .publications import Publications
 from .registry import JobSpec, Registry
 from .results import Answered, encode
 from .signature import params_model
 from .submission import JobRequest, Submitter
 from .sweeper import Sweeper
+from .watch import Watch
 from .worker import Worker
 
 __all__ = [
     "Announcer",
     "Answered",
     "Canceller",
+    "Holds",
     "JobContext",
     "JobRequest",
     "JobSpec",
+    "Keeper",
     "NoJob",
+    "OwnLoop",
     "PgSettingsFor",
     "Publications",
     "Registry",
     "Submitter",
     "Sweeper",
+    "Watch",
     "Worker",
     "current_job",
     "encode",

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..domain import Progress
-from ..errors import SettingsError
+from ..errors import JobError, SettingsError
 from ..tasks import tolerated
 from ..text import legible
 
@@ -79,7 +79,12 @@ class JobContext:
         return self.database("primary")
 
     def database(self, name: str) -> Database:
-        """One of `Service(databases={…})`. Raises SettingsError on a name that is not there."""
+        """One of `Service(databases={…})`.
+
+        Raises SettingsError on a name that is not there, JobError when the job has ended, as in a thread that runs on
+        after its job was stopped.
+        """
+        self._refuse_when_ended("its databases")
         if threading.get_ident() != self._thread:
             return asyncio.run_coroutine_threadsafe(self._database(name), self._loop).result()
         if name not in self._databases:
@@ -100,8 +105,9 @@ class JobContext:
         """Say how far the job is, from 0 to 1. Throttled, volatile, never logged: call it as often as you like.
 
         It takes effect at once; awaiting what it gives lets other tasks run. A message is cut at 2 KiB. Raises
-        ValueError when `value` is not within 0 and 1.
+        ValueError when `value` is not within 0 and 1, JobError when the job has ended.
         """
+        self._refuse_when_ended("its progress")
         if not 0 <= value <= 1:
             raise ValueError(f"progress goes from 0 to 1, not to {value}")
         self._value, self._message = float(value), legible(str(message), MESSAGE)
@@ -124,6 +130,10 @@ class JobContext:
                 raise SettingsError(f"pg_settings of {self.name} gives a mapping, not {type(given).__name__}")
         self._pg_settings = given
         return given
+
+    def _refuse_when_ended(self, what: str) -> None:
+        if self._closed:
+            raise JobError(f"job {self.name} {self.id} has ended: {what} can't be used any more")
 
     async def _database(self, name: str) -> Database:
         return self.database(name)

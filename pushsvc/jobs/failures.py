@@ -10,7 +10,8 @@ import traceback
 from dataclasses import dataclass
 
 from ..domain import new_job_id
-from ..errors import JobError, JobFailed, PushsvcError, RequestError
+from ..errors import JobError, JobFailed, PushsvcError, QueryBroken, RequestError
+from ..store import is_unreachable
 from ..text import legible
 
 PIECE, TRACE = 4 * 1024, 32 * 1024
@@ -20,12 +21,13 @@ PIECE, TRACE = 4 * 1024, 32 * 1024
 @dataclass(frozen=True, slots=True)
 class Failure:
     """`problem` is for subscribers. `said` is one line for the log, `trace` the traceback. `temporary`: what the job
-    needs was away, and it may be tried again."""
+    needs was away, and it may be tried again; `broken`, if that was so in the midst of a query."""
 
     problem: PushsvcError
     said: str
     trace: str
     temporary: bool
+    broken: bool = False
 
     @classmethod
     def of(cls, error: BaseException, *, shown: bool = False) -> Failure:
@@ -39,11 +41,12 @@ class Failure:
         detail = said if shown else f"{kind}; the log has the rest under {incident}"
         told = {"error": kind, "error_id": incident}
         own: dict[str, str | int] = {}
-        temporary = False
+        temporary = is_unreachable(cause)
         if isinstance(cause, PushsvcError):
             # One of ours that was not meant for subscribers: its code says what it was.
             own, temporary = {"code": cause.code, "status": cause.status, "title": cause.title()}, cause.temporary
-        return cls(JobFailed(detail, **own, **told), f"{said} [{incident}]", _trace(error), temporary)
+        problem = JobFailed(detail, **own, **told)
+        return cls(problem, f"{said} [{incident}]", _trace(error), temporary, isinstance(cause, QueryBroken))
 
 
 def _only(error: BaseException) -> BaseException:

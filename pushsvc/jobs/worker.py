@@ -6,33 +6,47 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 
-from .. import telemetry
+from .. import telemetry, wire
 from ..bus import FAULTS, Ear, Publisher, Queue, Subscriber, away
-from ..domain import Channel, Claim, JobId, Outcome, Progress, inbox, is_job_id, job_channel, new_job_id
-from ..errors import Unavailable
+from ..domain import (
+    Channel,
+    Claim,
+    JobId,
+    JobStatus,
+    Outcome,
+    Progress,
+    inbox,
+    is_job_id,
+    job_channel,
+    new_job_id,
+)
+from ..errors import JobFailed, Unavailable
 from ..queries import Database, DatabasePool
 from ..settings import Settings
 from ..store import JobStore, Requeue
-from ..tasks import Background, contained, forever, tolerated
+from ..tasks import Background, complain, contained, forever, tolerated
 from .announce import Announcer
 from .attempt import Attempt, Limits, Stop
 from .context import JobContext
+from .holds import Held, Holds
+from .limits import CLEAN_UP, REDIS_MARGIN
 from .registry import Registry
+from .threads import Threads
 from .wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
 
-REDIS_MARGIN = 0.5
-"""Seconds by which the lease in Redis outlives that in PostgreSQL, so that whoever claims the job from the
-queue after a worker's death may also start it."""
+BEAT_EVERY = 0.25
+"""Seconds between two signs that the event loop turns, unless a lease is so short that it needs more."""
 
 
 class Worker:
-    """Runs up to `settings.max_jobs` jobs at once, until `stop`."""
+    """Runs up to `settings.max_jobs` jobs at once, until `stop`. What it holds stands in `holds`, for its keeper."""
 
     def __init__(
         self,
@@ -44,6 +58,7 @@ class Worker:
         announcer: Announcer,
         databases: Mapping[str, DatabasePool],
         settings: Settings,
+        holds: Holds,
     ) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{new_job_id()[-6:]}"
         self._registry = registry
@@ -54,9 +69,14 @@ class Worker:
         self._databases = databases
         self._settings = settings
         self._limits = Limits(settings.result_limit, settings.inline_limit, settings.show_errors)
-        self._threads = ThreadPoolExecutor(settings.max_jobs, thread_name_prefix="job")
+        self._holds = holds
+        self._threads = Threads()
         self._attempts: dict[JobId, Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stuck: set[Attempt] = set()
+        """Jobs that have ended here and run on all the same: each keeps its place."""
+        self.spent = False
+        """Whether there is no place left that could ever take another job: the process is to be started again."""
         self._wakeup = Wakeup(queue, lambda: self._room() > 0)
         self._ears: dict[bytes, Ear] = {}
         self._cancels = Subscriber(settings.bus, self._ears)
@@ -67,7 +87,7 @@ class Worker:
         """Whether the last claim took as many as there was room for, so that more may be waiting."""
 
     def _room(self) -> int:
-        return 0 if self._stopping else self._settings.max_jobs - len(self._tasks)
+        return 0 if self._stopping else self._settings.max_jobs - len(self._tasks) - len(self._stuck)
 
     # The loop
 
@@ -77,6 +97,8 @@ class Worker:
         self._ears[cancels.encode()] = self._cancel_requested
         self._cancels.start()
         self._wakeup.start()
+        self._holds.begin(self.name)
+        self._background.loop("telling that the event loop turns", self._beat)
         self._background.loop("renewing leases", self._renew_leases)
         self._background.start("subscribing to cancels", self._cancels.subscribe(cancels))
         logger.info("worker %s takes up to %d of %d jobs", self.name, self._settings.max_jobs, len(self._registry))
@@ -87,11 +109,12 @@ class Worker:
             await self._background.stop()
             await self._wakeup.stop()
             await self._cancels.stop()
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads.close()
 
     def stop(self) -> None:
         """Take no more jobs; `run` returns when those that run have finished or been handed back."""
         self._stopping = True
+        self._holds.stopping()
         self._wakeup.now()
 
     async def _claim_and_wait(self) -> None:
@@ -155,8 +178,17 @@ class Worker:
     # One job
 
     def _launch(self, claim: Claim) -> None:
-        attempt = Attempt(claim, self._registry, self._limits, self._open_context, self._threads)
+        attempt = Attempt(
+            claim,
+            self._registry,
+            self._limits,
+            self._open_context,
+            self._threads,
+            patience=self._settings.drain,
+            released=self._released,
+        )
         self._attempts[claim.job.id] = attempt
+        self._holds.hold(self._held(claim))
         work = contained("ending an attempt, whose lease will lapse,", self._carry_out(attempt))
         task = asyncio.create_task(work, name=f"attempt:{claim.job.id}")
         self._tasks.add(task)
@@ -175,13 +207,59 @@ class Worker:
         job = attempt.claim.job
         try:
             ending, result = await attempt.run()
+            self._holds.keep_on(job.id)
             if isinstance(ending, Outcome):
-                await self._finish(ending, result)
+                await self._store_ending(ending, result)
             elif isinstance(ending, Requeue):
                 await self._requeue(ending)
         finally:
             if self._attempts.get(job.id) is attempt:
                 del self._attempts[job.id]
+                self._holds.drop(job.id)
+            if attempt.occupied:
+                self._keep_place(attempt)
+
+    async def _store_ending(self, outcome: Outcome, result: bytes | None) -> None:
+        try:
+            await self._finish(outcome, result)
+        except Unavailable:
+            raise
+        except Exception as error:
+            # To run it again would come to the same; and it would run until the losses that it may have are used up.
+            complain("storing how a job ended", error)
+            problem = JobFailed("how the job ended could not be stored").problem()
+            await self._finish(
+                Outcome(outcome.id, outcome.version, JobStatus.FAILED, error=wire.dump(problem).decode()), None
+            )
+
+    def _held(self, claim: Claim) -> Held:
+        """Until its time-out or its deadline, and then as long as it may take to clean up."""
+        left, retried = claim.timeout, claim.failures + 1 < claim.max_attempts
+        expires = claim.deadline is not None
+        if claim.deadline is not None:
+            until_deadline = (claim.deadline - datetime.now(UTC)).total_seconds()
+            expires, left = until_deadline < left, min(left, until_deadline)
+        return Held(
+            claim.job.id,
+            claim.job.version,
+            time.monotonic() + left + self._settings.drain,
+            claim.timeout,
+            "expired" if expires else "retried" if retried else "failed",
+            claim.failures + 1,
+        )
+
+    def _keep_place(self, attempt: Attempt) -> None:
+        """It has ended, and runs on. Where nothing but such is left, nothing can run any more."""
+        self._stuck.add(attempt)
+        if len(self._stuck) >= self._settings.max_jobs and not self._stopping:
+            names = ", ".join(sorted({each.claim.job.name for each in self._stuck}))
+            logger.error("all %d places are taken by jobs that were stopped and run on: %s", len(self._stuck), names)
+            self.spent = True
+            self.stop()
+
+    def _released(self, attempt: Attempt) -> None:
+        self._stuck.discard(attempt)
+        self._wakeup.now()
 
     async def _finish(self, outcome: Outcome, result: bytes | None) -> None:
         finished = await self._store.finish(outcome)
@@ -227,7 +305,20 @@ class Worker:
         )
         return context
 
+    def describe(self, job: str) -> str | None:
+        """A job that runs here, by its id: its name, and its function."""
+        attempt = self._attempts.get(JobId(job))
+        if attempt is None:
+            return None
+        name = attempt.claim.job.name
+        function = self._registry.get(name).function
+        return f"job {name} {job}, function {function.__module__}.{function.__qualname__}"
+
     # Leases and stops
+
+    async def _beat(self) -> None:
+        self._holds.beat()
+        await asyncio.sleep(min(BEAT_EVERY, self._settings.lease / 16))
 
     async def _renew_leases(self) -> None:
         """Prolong the leases of what runs, at a third of their length; learn of cancels and losses."""
@@ -264,6 +355,6 @@ class Worker:
             logger.info("finishing %d jobs, for up to %g s", len(self._tasks), self._settings.drain)
             await asyncio.wait(self._tasks, timeout=self._settings.drain)
         for attempt in self._attempts.values():
-            attempt.stop(Stop.HANDED_BACK)
+            attempt.stop(Stop.HANDED_BACK, min(CLEAN_UP, self._settings.drain))
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=10)
+            await asyncio.wait(self._tasks, timeout=2 * CLEAN_UP)

@@ -1,6 +1,6 @@
 """For the operator: health, the budget of connections, the doctor."""
 
-from .budget import Allotment, Budget, Limit, Processes, Term, budget, deployment
+from .budget import KEEPER_CONNECTIONS, Allotment, Budget, Limit, Processes, Term, budget, deployment
 from .diagnosis import Diagnosis, Finding, diagnose
 from .doctor import Doctor, Examination
 from .health import Health
@@ -8,6 +8,7 @@ from .probe import Probe, ProbedRegistry
 from .servers import ServerLimits, check_budget
 
 __all__ = [
+    "KEEPER_CONNECTIONS",
     "Allotment",
     "Budget",
     "Diagnosis",

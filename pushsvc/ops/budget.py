@@ -16,6 +16,9 @@ from ..settings import PREFIX, Settings
 LEAST_STORE_CONNECTIONS = 2
 """What `store_connections` is at least."""
 
+KEEPER_CONNECTIONS = 1
+"""What keeps the leases of a worker process while a job blocks its event loop."""
+
 _OWNERS = {"web": "endpoints"}
 
 
@@ -24,7 +27,8 @@ class Processes:
     """`count` processes of one kind, and how many connections each may open.
 
     `own` is one for each job (or each thread of a web server) in the foreground, `executor` those for queries
-    side by side: both on every database. `store` is for the service's own tables.
+    side by side: both on every database. `store` is for the service's own tables, and `keeper` for whoever keeps the
+    leases while a job blocks the event loop.
     """
 
     kind: str
@@ -32,6 +36,7 @@ class Processes:
     own: int
     executor: int
     store: int = 0
+    keeper: int = 0
 
     @property
     def pool(self) -> int:
@@ -86,6 +91,7 @@ def budget(processes: Iterable[Processes], databases: Sequence[str] = ("primary"
     ]
     if store:
         terms += [Term(each.count, each.store, f"{each.kind}: the service's tables") for each in kinds]
+        terms += [Term(each.count, each.keeper, f"{each.kind}: leases while a job blocks") for each in kinds]
     return Budget(tuple(term for term in terms if term.total))
 
 
@@ -94,7 +100,7 @@ def deployment(settings: Settings) -> tuple[Processes, ...]:
     each = (settings.executor_concurrency, settings.store_connections)
     return (
         Processes("web", settings.web_processes, settings.endpoint_connections, *each),
-        Processes("worker", settings.worker_processes, settings.max_jobs, *each),
+        Processes("worker", settings.worker_processes, settings.max_jobs, *each, keeper=KEEPER_CONNECTIONS),
     )
 
 

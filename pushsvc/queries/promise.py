@@ -305,7 +305,10 @@ class _Continuation:
                 answer = await answer
         except asyncio.CancelledError:
             self.promise.reject(QueryCancelled("what was to be made of its answer was cancelled"))
-        except Exception as error:
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            # SystemExit, too: a task that ends with it ends the event loop, and nobody would learn of it by awaiting.
             self.promise.reject(error)
         else:
             self.promise.resolve(answer)

@@ -3,7 +3,7 @@
 from .beats import Beats
 from .conninfo import Conninfo
 from .events import ChannelState, EventStore, Page, Published, locate
-from .faults import described, is_away, is_lost
+from .faults import described, is_away, is_lost, is_unreachable
 from .jobs import MAX_LOSSES, Finished, JobStore, Requeue
 from .positions import Device, PositionStore
 from .postgres import UNHURRIED, Connection, Postgres
@@ -42,6 +42,7 @@ __all__ = [
     "described",
     "is_away",
     "is_lost",
+    "is_unreachable",
     "locate",
     "migrate",
 ]

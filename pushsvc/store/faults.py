@@ -93,6 +93,20 @@ def is_away(error: BaseException | None) -> bool:
     return False
 
 
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether a query of an author's own failed because its server can't be reached, is full or takes no changes, by
+    the SQLSTATE of the error or of what caused it. What the author may have brought about, such as a time-out, a
+    deadlock or a cancel, is not that."""
+    for _ in range(20):
+        if error is None:
+            return False
+        state = sqlstate(error)
+        if state.startswith(("08", "53", "57P")) or state == READ_ONLY:
+            return True
+        error = error.__cause__
+    return False
+
+
 def is_closed_to_us(error: BaseException) -> bool:
     """Whether a connection was refused for a reason that is in the server's settings: a role, a password, a database
     that is not there. At first it is ours that are wrong; later on, somebody is at work there."""

@@ -46,14 +46,13 @@ class Finished:
 class Requeue:
     """A running attempt to be put back, due again in `delay` seconds.
 
-    `failed` uses up one of the tries that the job's author allows; `lost` counts as a worker's death does, for
-    what the job depends on was away; `handed back` counts as nothing.
+    `failed` uses up one of the tries that the job's author allows; `handed back` counts as nothing.
     """
 
     id: JobId
     version: int
     delay: float
-    why: Literal["failed", "lost", "handed back"]
+    why: Literal["failed", "handed back"]
     error: str | None = None
 
 

@@ -7,7 +7,6 @@ import contextvars
 import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,7 +17,9 @@ from pushsvc.domain import Claim, JobStatus, Outcome, Progress
 from pushsvc.errors import InvalidParams, JobExpired, NotFound, SettingsError
 from pushsvc.jobs import JobContext
 from pushsvc.jobs import context as context_module
-from pushsvc.jobs.attempt import Attempt, Limits, Stop, backoff
+from pushsvc.jobs.attempt import Attempt, Limits, Stop
+from pushsvc.jobs.limits import backoff
+from pushsvc.jobs.threads import Threads
 from pushsvc.settings import Settings
 from pushsvc.store import Requeue
 
@@ -27,15 +28,16 @@ from .test_wire import a_job
 
 
 @pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as made:
-        yield made
+def threads() -> Iterator[Threads]:
+    made = Threads()
+    yield made
+    made.close()
 
 
 class Bench:
     """Attempts at one function, and what they told of their progress."""
 
-    def __init__(self, threads: ThreadPoolExecutor, *, show_errors: bool = False) -> None:
+    def __init__(self, threads: Threads, *, show_errors: bool = False) -> None:
         self.threads = threads
         self.show_errors = show_errors
         self.progress: list[Progress] = []
@@ -69,7 +71,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(threads: ThreadPoolExecutor) -> Bench:
+def bench(threads: Threads) -> Bench:
     return Bench(threads)
 
 
@@ -120,7 +122,7 @@ async def test_a_plain_function_runs_in_a_thread_with_the_callers_context(bench:
 )
 @pytest.mark.parametrize("kind", ["async", "thread"])
 def test_whatever_a_job_raises_fails_it_and_nothing_else(
-    threads: ThreadPoolExecutor, raised: BaseException, detail: str, kind: str
+    threads: Threads, raised: BaseException, detail: str, kind: str
 ) -> None:
     """Not under the test's own loop, which some of these would end."""
 

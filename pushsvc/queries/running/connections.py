@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from ...errors import QueryError, Unavailable
+from ...errors import QueryBroken, QueryError, Unavailable
 from ...store import Conninfo, is_lost
 from .engine import make_engine
 from .interrupt import Interrupt
@@ -56,14 +56,14 @@ class Connections:
             if not lost(error):
                 raise
             if snapshot is not None or not reading.question.reads_only():
-                raise Unavailable(f"database {self._name!r} closed the connection during a query") from error
+                raise QueryBroken(f"database {self._name!r} closed the connection during a query") from error
         logger.info("database %r closed the connection; reading once more on a new one", self._name)
         try:
             return await self._read(reading, owner, interrupt, None)
         except Exception as error:
             if not lost(error):
                 raise
-            raise Unavailable(f"database {self._name!r} closed the connection twice during a query") from error
+            raise QueryBroken(f"database {self._name!r} closed the connection twice during a query") from error
 
     async def take(self, owner: Owner) -> Link:
         """A connection of one's own, to be given back. Raises Unavailable when none can be had."""

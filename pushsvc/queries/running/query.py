@@ -211,7 +211,10 @@ class Query:
                 for promise in self.asked:
                     promise.cancel("the event loop was shut down")
                 raise
-        except Exception as error:
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            # SystemExit of an app's type or listener, too: a task that ends with it ends the event loop.
             self._fail(error)
         else:
             if rows is not None:
@@ -223,17 +226,17 @@ class Query:
             mine = rows if promise is self.promise else rows.copy()
             try:
                 promise.resolve(question.finish(mine))
-            except Exception as error:
+            except BaseException as error:
                 promise.reject(self._noted(error))
         self._settled("complete")
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self._noted(error)
         for promise in self.asked:
             promise.reject(error)
         self._settled("cancelled" if isinstance(error, QueryCancelled) else "failed")
 
-    def _noted(self, error: Exception) -> Exception:
+    def _noted(self, error: BaseException) -> BaseException:
         error.add_note(f"{self.record.name}, asked for {self._origin}")
         return error
 

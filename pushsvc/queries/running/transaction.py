@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 from sqlalchemy import Connection, CursorResult, Executable
 from sqlalchemy.orm import Session
 
-from ...errors import QueryCancelled, QueryError, Unavailable
+from ...errors import QueryBroken, QueryCancelled, QueryError
 from ..asking.statements import only_reads
 from ..promise import Promise
 from .executor import Place
@@ -341,7 +341,7 @@ class Transaction:
                 await self.pool.connections.give_back(link, rollback=True)
                 link = None
             if lost(error):
-                raise _unavailable() from error
+                raise _broken() from error
             raise
         finally:
             if self._outer is not None:
@@ -363,7 +363,7 @@ class Transaction:
         except Exception as error:
             if lost(error):
                 await self.pool.connections.drop_idle()
-                raise _unavailable() from error
+                raise _broken() from error
             raise
 
     async def _in_turn(self, work: Callable[[Connection], T], *, contained: bool = False) -> T:
@@ -425,12 +425,12 @@ class Transaction:
             elif not (contained and recovered):
                 self._failure = error
             if isinstance(error, Exception) and lost(error):
-                raise _unavailable() from error
+                raise _broken() from error
             raise
 
 
-def _unavailable() -> Unavailable:
-    return Unavailable("the database closed the connection during a transaction")
+def _broken() -> QueryBroken:
+    return QueryBroken("the database closed the connection during a transaction")
 
 
 def _had_failed(failure: Exception) -> QueryError:
