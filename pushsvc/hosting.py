@@ -39,6 +39,7 @@ from .endpoints import (
 )
 from .errors import BudgetError, PushsvcError, SettingsError, Unavailable
 from .parts import Parts
+from .tasks import contained
 from .transports import REVOCATIONS
 from .web import application, deny, problem_response
 
@@ -347,11 +348,9 @@ class _AtSignal:
         if self._before or threading.current_thread() is not threading.main_thread():
             return
 
-        async def work() -> None:
-            await begin()
-
         def start() -> None:
-            self._begun.add(task := loop.create_task(work(), name="pushsvc:drain"))
+            work = contained("sending connections elsewhere", begin())
+            self._begun.add(task := loop.create_task(work, name="pushsvc:drain"))
             task.add_done_callback(self._begun.discard)
 
         def heard(number: int, frame: FrameType | None) -> None:

@@ -164,8 +164,8 @@ class Attempt:
             try:
                 data = encode(how.value, self._limits.result)
                 return success(job.id, job.version, data, self._limits.inline), data
-            except BaseException as error:
-                how = Raised(error)
+            except BaseException as unencodable:
+                how = Raised(unencodable)
         error = how.error if isinstance(how, Raised) else JobFailed()
         # What a job raises while it is being stopped is not why it ended.
         ending = self._unsuccessful(self._over or error) if self._stop is None else self._stopped(self._stop)
