@@ -271,7 +271,7 @@ class Transaction:
             await link.close()
             await self.pool.connections.drop_idle()
             if not again:
-                raise _unavailable() from error
+                raise _broken() from error
             # The server had closed it while it rested, which shows only now: nothing is lost by beginning once more.
             return await self._begin_on_a_connection(again=False)
         return link
