@@ -105,6 +105,11 @@ class Job:
     result_sha256: str | None = None
     callback_url: str | None = field(default=None, repr=False)
 
+    @property
+    def position(self) -> tuple[str, Position]:
+        """Its own channel, and where that stands."""
+        return job_channel(self.id), Position(JOB_EPOCH, self.version)
+
 
 SERVICE_CALLBACK = "default"
 """What a job's row holds for a callback URL when it is the service's: that is the operator's, and may change."""
@@ -345,6 +350,14 @@ class Accepted:
     job: Job
     inbox: Position | None = None
     mark: str | None = None
+
+    @property
+    def cursor(self) -> str:
+        """From where on who has submitted it hears of it: its channel and the inbox, before anything came of it."""
+        positions = [self.job.position]
+        if self.inbox is not None and self.job.owner is not None:
+            positions.append((inbox(self.job.owner), self.inbox))
+        return format_cursor(positions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ class Host:
     async def _start(self) -> None:
         try:
             parts = self._assembled()
-            _ = parts.api
+            _ = parts.web
             await parts.check()
             parts.hub.start()
             await parts.hub.attach(parts.revocation_listener, REVOCATIONS, "start")
@@ -170,8 +170,12 @@ class ServiceApp:
 
     def _app(self, parts: Parts) -> ASGIApp:
         if self._built is None or self._built[0] is not parts:
-            self._built = parts, application(parts.api, parts.health.routes(), self._routes)
+            self._built = parts, self._together(parts)
         return self._built[1]
+
+    def _together(self, parts: Parts) -> ASGIApp:
+        ours = [*parts.web, *parts.health.routes()]
+        return application(ours, parts.logins, parts.settings.allowed_origins, self._routes)
 
     def _rooted(self, scope: Scope) -> Scope:
         """The scope as links need it: behind a proxy that strips a prefix which the server does not know of."""

@@ -9,8 +9,9 @@ from functools import cached_property
 
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
+from starlette.routing import BaseRoute
 
-from .access import Login, Logins, Rate, Revocations, Slots, Targets, Tokens
+from .access import Admission, Connection, Login, Logins, Rate, Revocations, Slots, Targets, Tokens
 from .bus import BusClient, Publisher, Queue, RedisClient, Scope, connect, connect_bus
 from .endpoints import Office, Seals
 from .errors import BadRequest, SettingsError
@@ -32,8 +33,25 @@ from .store import (
     WebhookStore,
     check_schema,
 )
-from .transports import Connection, Desk, Gate, RevocationListener
-from .web import Api, JobViews, Submissions, problem_response
+from .transports import Cursors, Desk, Gate, RevocationListener, Streams, Waiter
+from .web import (
+    Acks,
+    Callers,
+    Cancels,
+    Events,
+    Group,
+    Jobs,
+    JobViews,
+    Me,
+    OwnJobs,
+    Results,
+    Sockets,
+    Submit,
+    Tickets,
+    Webhooks,
+    problem_response,
+    routes,
+)
 from .webhooks import Courier, Sender, SigningSecrets
 
 logger = logging.getLogger(__name__)
@@ -229,7 +247,7 @@ class Parts:
     def office(self) -> Office:
         return Office(
             logins=self.logins,
-            door=self.submissions,
+            door=self.submitter,
             records=self.records,
             seals=self.seals,
             jobs=self.store,
@@ -246,9 +264,8 @@ class Parts:
         return JobViews(self.store, self.publisher, self.prefix)
 
     @cached_property
-    def submissions(self) -> Submissions:
-        submitter = Submitter(self.jobs, self.store, self.queue, self.settings)
-        return Submissions(submitter, self.events, self.views)
+    def submitter(self) -> Submitter:
+        return Submitter(self.jobs, self.store, self.events, self.queue, self.settings)
 
     @cached_property
     def canceller(self) -> Canceller:
@@ -263,39 +280,34 @@ class Parts:
         return RevocationListener(self.revocations, self.connections)
 
     @cached_property
-    def api(self) -> Api:
-        settings = self.settings
+    def admission(self) -> Admission:
+        return Admission(self.tokens, self.connections, Rate(self.settings.rate_limit))
+
+    @cached_property
+    def web(self) -> list[BaseRoute]:
+        """The routes of the API; each group of them with the parts that it needs."""
+        settings, hub, views = self.settings, self.hub, self.views
         gate = Gate(self.store, settings.channel_limit)
-        desk = Desk(
-            hub=self.hub,
-            gate=gate,
-            tokens=self.tokens,
-            positions=PositionStore(self.postgres, settings.device_limit),
-            submit=self.submissions.over_socket,
-            settings=settings,
-            connections=self.connections,
-            rate=Rate(settings.rate_limit),
-            prefix=self.prefix,
-        )
-        return Api(
-            settings=settings,
-            registry=self.jobs,
-            tokens=self.tokens,
-            jobs=self.store,
-            events=self.events,
-            webhooks=self.webhooks,
-            signing_secrets=self.signing_secrets,
-            tickets=TicketStore(self.postgres),
-            publisher=self.publisher,
-            submissions=self.submissions,
-            views=self.views,
-            canceller=self.canceller,
-            hub=self.hub,
-            gate=gate,
-            desk=desk,
-            prefix=self.prefix,
-            office=self.office,
-        )
+        cursors = Cursors(PositionStore(self.postgres, settings.device_limit), settings.cursor_limit)
+        desk = Desk(hub, gate, self.admission, cursors, self.submitter, views, settings, self.prefix)
+        streams = Streams(hub, self.admission, settings, self.prefix)
+        waiter = Waiter(hub, self.admission)
+        callers = Callers(self.admission)
+        own = OwnJobs(callers, self.store)
+        tickets = Tickets(callers, self.tokens, TicketStore(self.postgres))
+        groups: list[Group] = [
+            Submit(callers, self.submitter, own, views, waiter, settings),
+            Jobs(callers, own, self.store, views, waiter, settings.wait_limit),
+            Results(own, self.store, views, self.office, self.jobs),
+            Cancels(own, views, self.canceller),
+            Events(callers, tickets, gate, cursors, streams, self.events),
+            Sockets(desk, tickets, self.logins),
+            tickets,
+            Acks(callers, cursors, settings.body_limit),
+            Webhooks(callers, self.webhooks, self.signing_secrets, settings.body_limit),
+            Me(callers),
+        ]
+        return routes(groups, self.jobs)
 
     async def close(self) -> None:
         """Close every connection that was opened."""

@@ -1,5 +1,6 @@
 """Who may do what: tokens, channels, origins, limits; and where webhooks may go."""
 
+from .admission import Admission, Connection
 from .channels import may_hear, need_publish, owns
 from .limits import Rate, Slots
 from .logins import Login, Logins, Who
@@ -13,6 +14,8 @@ __all__ = [
     "DEFAULT_SCOPES",
     "LIFETIME",
     "SCOPES",
+    "Admission",
+    "Connection",
     "Login",
     "Logins",
     "Rate",

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from ..access.origins import allowed_origin
 from ..errors import BadRequest, Forbidden
-from ..web.api import read_body
+from ..web.reading import read_body
 
 TTL = 3600
 BODY_LIMIT = 1024

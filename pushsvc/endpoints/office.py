@@ -16,7 +16,7 @@ from ..access import Logins
 from ..domain import SERVICE_CALLBACK, Job, JobId, Principal, Submission, new_job_id
 from ..errors import AlreadyFinished, BadRequest, Gone, NotFound, PushsvcError, Unavailable, UnknownJob
 from ..hub import Hub
-from ..jobs import Canceller, Registry
+from ..jobs import Canceller, Registry, Submitter
 from ..settings import Settings
 from ..store import JobStore, RecordStore
 from ..transports import until_ended
@@ -30,27 +30,6 @@ from .sealing import Seals
 RETRY_AFTER = "1"
 LOOK = 30.0
 """Seconds of waiting for one answer at a time, where it takes as long as it takes."""
-
-
-class Accepted(Protocol):
-    """A job, a cursor of it and of its owner's inbox, and the mark by which this submission alone is cancelled."""
-
-    @property
-    def job(self) -> Job: ...
-    @property
-    def cursor(self) -> str: ...
-    @property
-    def mark(self) -> str | None: ...
-
-
-class Door(Protocol):
-    """By which jobs are accepted, whatever they come as."""
-
-    def refuse_when_full(self) -> None:
-        """Raises QueueFull."""
-
-    async def accept(self, submission: Submission) -> Accepted:
-        """Raises KeyReused and QueueFull, when nothing is stored, and Unavailable, when it may have been."""
 
 
 class Views(Protocol):
@@ -86,7 +65,7 @@ class Office:
     """The parts of the web half that recorded requests need. `problem` makes an answer of an error."""
 
     logins: Logins
-    door: Door
+    door: Submitter
     records: RecordStore
     seals: Seals
     jobs: JobStore

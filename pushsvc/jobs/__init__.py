@@ -10,7 +10,7 @@ from .publications import Publications
 from .registry import JobSpec, Registry
 from .results import Answered, encode
 from .signature import params_model
-from .submission import JobRequest, Submitter
+from .submission import JobRequest, SubmitOptions, Submitter
 from .sweeper import Sweeper
 from .watch import Watch
 from .worker import Worker
@@ -29,6 +29,7 @@ __all__ = [
     "PgSettingsFor",
     "Publications",
     "Registry",
+    "SubmitOptions",
     "Submitter",
     "Sweeper",
     "Watch",

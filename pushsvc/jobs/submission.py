@@ -1,12 +1,12 @@
-"""From a request to an accepted job: checked, stored, and only then put on the queue."""
+"""The one door by which a job is accepted: checked, stored, and only then put on the queue."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -18,26 +18,44 @@ from ..bus import FAULTS, Queue, Queued, away
 from ..domain import (
     SERVICE_CALLBACK,
     Accepted,
+    Channel,
     JobStatus,
     Principal,
     Submission,
     check_channel,
     check_moment,
+    inbox,
     new_job_id,
 )
 from ..errors import BadRequest, QueueFull, Unavailable, UnknownJob
 from ..settings import Settings
-from ..store import JobStore
+from ..store import EventStore, JobStore
 from ..store.batching import Batcher
 from ..tasks import Background
 from ..text import Name
 from .payload import digest
-from .registry import JobSpec, Registry
+from .registry import Registry
 
 logger = logging.getLogger(__name__)
 
 DEPTH_EVERY = 1.0
 """Seconds for which a count of the queue is good enough to refuse by."""
+
+
+INBOXES_REMEMBERED = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOptions:
+    """What may be said of a job beside its parameters. `run_at` and `deadline` know their time zone."""
+
+    channels: Sequence[str] = ()
+    callback_url: str | None = None
+    run_at: datetime | None = None
+    deadline: datetime | None = None
+
+
+NO_OPTIONS = SubmitOptions()
 
 
 class JobRequest(BaseModel, extra="forbid"):
@@ -50,13 +68,21 @@ class JobRequest(BaseModel, extra="forbid"):
     run_at: AwareDatetime | None = None
     deadline: AwareDatetime | None = None
 
+    @property
+    def options(self) -> SubmitOptions:
+        return SubmitOptions(self.channels, self.callback_url, self.run_at, self.deadline)
+
 
 class Submitter:
-    """Accepts jobs."""
+    """Accepts jobs, and says from where on their submitters hear of them."""
 
-    def __init__(self, registry: Registry, store: JobStore, queue: Queue, settings: Settings) -> None:
+    def __init__(
+        self, registry: Registry, store: JobStore, events: EventStore, queue: Queue, settings: Settings
+    ) -> None:
         self._registry = registry
         self._store = store
+        self._events = events
+        self._opened: set[Channel] = set()
         self._queue = queue
         self._limit = settings.queue_limit
         self._targets = Targets(settings.webhook_allow)
@@ -66,18 +92,29 @@ class Submitter:
         self._depth_at = float("-inf")
         self._background = Background()
 
-    async def submit(self, principal: Principal, request: JobRequest, key: str | None = None) -> Accepted:
-        """Store the job, then wake a worker. The answer holds the job, or the one that `key` or an equal
-        job in flight (`coalesce`) stands for.
+    async def submit(
+        self,
+        principal: Principal,
+        job: str,
+        params: Mapping[str, Any],
+        key: str | None = None,
+        options: SubmitOptions = NO_OPTIONS,
+    ) -> Accepted:
+        """Store the job of this name, then wake a worker. The answer holds the job, or the one that `key` or an
+        equal job in flight (`coalesce`) stands for.
 
         Raises UnknownJob, InvalidParams, BadRequest, Forbidden, KeyReused, QueueFull: nothing is stored then.
         Raises Unavailable when PostgreSQL is away.
         """
-        return await self.accept(self._check(principal, request, key))
+        submission = self.check(principal.tenant, principal.subject, job, params, key, options)
+        need_publish(principal, submission.channels)
+        return await self.accept(submission)
 
     async def accept(self, submission: Submission) -> Accepted:
         """Store what has been checked, as `submit` does. Raises KeyReused, QueueFull: nothing is stored then; and
         Unavailable: then it may have been."""
+        if submission.owner is not None:
+            await self._open_inbox(Channel(submission.tenant, inbox(submission.owner)))
         self.refuse_when_full()
         accepted = await self._store.insert(submission)
         job = accepted.job
@@ -88,22 +125,48 @@ class Submitter:
             telemetry.emit("job.submitted", {"count": 1}, {"job": job.name})
         return accepted
 
-    def _check(self, principal: Principal, request: JobRequest, key: str | None) -> Submission:
-        spec = self._registry.get(request.job)
+    def check(
+        self,
+        tenant: str,
+        owner: str | None,
+        job: str,
+        params: Mapping[str, Any],
+        key: str | None = None,
+        options: SubmitOptions = NO_OPTIONS,
+    ) -> Submission:
+        """What is to be stored. Raises UnknownJob, InvalidParams, BadRequest."""
+        spec = self._registry.get(job)
         if spec.recorded:
-            raise UnknownJob(f"{request.job} is an endpoint: send it a request")
-        params = spec.validate(request.params)
-        channels = tuple(dict.fromkeys(check_channel(name) for name in request.channels))
+            raise UnknownJob(f"{job} is an endpoint: send it a request")
+        text = spec.validate(params)
+        channels = tuple(dict.fromkeys(check_channel(name) for name in options.channels))
         if bad := [name for name in channels if name.startswith("job:")]:
             raise BadRequest(f"results can't be logged in {bad[0]}: a job's channel is its own")
-        need_publish(principal, channels)
-        run_at = None if request.run_at is None else check_moment(request.run_at, "run_at")
-        deadline = None if request.deadline is None else check_moment(request.deadline, "deadline")
+        run_at = None if options.run_at is None else check_moment(options.run_at, "run_at")
+        deadline = None if options.deadline is None else check_moment(options.deadline, "deadline")
         if deadline is not None and deadline <= max(run_at or _now(), _now()):
             raise BadRequest("the deadline is over before the job could run")
-        callback = None if request.callback_url is None else self._targets.check(request.callback_url)
-        made = _submission(principal, request, key, spec, params, channels, callback)
-        return made if callback else replace(made, callback_url=self._callback)
+        callback = None if options.callback_url is None else self._targets.check(options.callback_url)
+        asked = spec.instants.in_utc(spec.filled(text))
+        coalesce = spec.coalesce and key is None
+        return Submission(
+            id=new_job_id(),
+            tenant=tenant,
+            owner=owner,
+            name=spec.name,
+            params=text,
+            timeout=spec.timeout,
+            retention=spec.retention,
+            max_attempts=spec.max_attempts,
+            run_at=options.run_at,
+            deadline=options.deadline,
+            channels=tuple(name for name in channels if owner is None or name != inbox(owner)),
+            callback_url=callback or self._callback,
+            key=key,
+            digest=digest(spec.name, asked, channels, options.run_at, options.deadline, callback),
+            coalesce=coalesce,
+            mark=secrets.token_urlsafe(12) if coalesce else None,
+        )
 
     def refuse_when_full(self) -> None:
         """Raises QueueFull by a count at most a little old; counting never delays a submission."""
@@ -120,6 +183,14 @@ class Submitter:
         except Unavailable:
             logger.debug("the queue was not counted, PostgreSQL is away")
 
+    async def _open_inbox(self, channel: Channel) -> None:
+        """Make sure that the submitter's inbox has a position, once a process."""
+        if channel not in self._opened:
+            await self._events.states([channel])
+            if len(self._opened) >= INBOXES_REMEMBERED:
+                self._opened.clear()
+            self._opened.add(channel)
+
     async def _put(self, jobs: Sequence[Queued]) -> list[None]:
         try:
             await self._queue.enqueue(jobs)
@@ -127,37 +198,6 @@ class Submitter:
             # The sweeper queues them.
             away("queueing jobs", error)
         return [None] * len(jobs)
-
-
-def _submission(
-    principal: Principal,
-    request: JobRequest,
-    key: str | None,
-    spec: JobSpec,
-    params: str,
-    channels: tuple[str, ...],
-    callback: str | None,
-) -> Submission:
-    asked = spec.instants.in_utc(spec.filled(params))
-    coalesce = spec.coalesce and key is None
-    return Submission(
-        id=new_job_id(),
-        tenant=principal.tenant,
-        owner=principal.subject,
-        name=spec.name,
-        params=params,
-        timeout=spec.timeout,
-        retention=spec.retention,
-        max_attempts=spec.max_attempts,
-        run_at=request.run_at,
-        deadline=request.deadline,
-        channels=tuple(name for name in channels if name != f"user:{principal.subject}"),
-        callback_url=callback,
-        key=key,
-        digest=digest(spec.name, asked, channels, request.run_at, request.deadline, callback),
-        coalesce=coalesce,
-        mark=secrets.token_urlsafe(12) if coalesce else None,
-    )
 
 
 def _now() -> datetime:

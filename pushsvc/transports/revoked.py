@@ -6,10 +6,9 @@ from collections.abc import Callable
 from datetime import datetime
 
 from .. import wire
-from ..access import Revocations, Slots
+from ..access import Connection, Revocations, Slots
 from ..domain import Channel, Position, Revocation
 from ..wire import Delivery
-from .session import Connection
 
 REVOCATIONS = Channel("", "group:revocations")
 """No token can be of the tenant without a name."""

@@ -10,14 +10,26 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .. import telemetry, wire
-from ..access import Rate, Slots, Tokens, may_hear, need_scope
-from ..domain import Channel, Cursor, Position, Principal, check_channel, format_cursor, inbox, new_job_id
+from ..access import Admission, may_hear, need_scope
+from ..domain import (
+    Accepted,
+    Channel,
+    Cursor,
+    Job,
+    Position,
+    Principal,
+    check_channel,
+    format_cursor,
+    inbox,
+    new_job_id,
+)
 from ..errors import BadCursor, BadFrame, Forbidden, PushsvcError, TooManyChannels, Unauthorized
 from ..hub import Hub
 from ..settings import Settings
-from ..store import Device, PositionStore
+from ..store import Device
 from ..tasks import complain
 from ..wire import Delivery
+from .cursors import Cursors
 from .gate import Gate
 
 PENDING_FRAMES = 32
@@ -54,37 +66,34 @@ class Socket(Protocol):
         """Go on reading."""
 
 
-class Connection(Protocol):
-    """What a principal holds: a session, a stream, a poll."""
+class Door(Protocol):
+    """By which a job is accepted, whatever it comes as."""
 
-    def revoked(self) -> None:
-        """Some tokens of its principal are void: end, if its own is one of them."""
+    async def submit(
+        self, principal: Principal, job: str, params: Mapping[str, Any], key: str | None = None
+    ) -> Accepted:
+        """The job of this name, with the cursor from which on its submitter hears of it."""
 
 
-Submit = Callable[[Principal, str, Mapping[str, Any], str | None], Awaitable[bytes]]
-"""Accepts a job by its name, params and idempotency key; the job as JSON."""
+class Views(Protocol):
+    """What a job looks like."""
+
+    async def view(self, job: Job, cursor: str | None = None, mark: str | None = None) -> bytes:
+        """The job as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What every session of a process shares."""
+    """What the sessions of a process share. `prefix` is where the API is found from outside."""
 
     hub: Hub
     gate: Gate
-    tokens: Tokens
-    positions: PositionStore
-    submit: Submit
+    admission: Admission
+    cursors: Cursors
+    door: Door
+    views: Views
     settings: Settings
-    connections: Slots[Connection]
-    rate: Rate
     prefix: str = ""
-
-    async def cursor(self, device: Device | None, text: str | None) -> Cursor:
-        """Where one goes on from who says this: at the cursor; without one, at what the device has acknowledged last;
-        without either, at what comes from now on. An empty cursor is none. Raises BadCursor."""
-        if not text and device is not None:
-            return Cursor(await self.positions.acked(device))
-        return Cursor.parse(text, self.settings.cursor_limit)
 
 
 class Session:
@@ -158,7 +167,7 @@ class Session:
         if self._timer is not None:
             self._timer.cancel()
         if self._principal is not None:
-            self._desk.connections.give_back(self._principal.holder, self)
+            self._desk.admission.connections.give_back(self._principal.holder, self)
         telemetry.emit("connection.closed", {"count": 1}, {"transport": "websocket", "code": code})
 
     def goodbye(self, code: int, retry_ms: tuple[int, int] | None = None) -> None:
@@ -194,7 +203,7 @@ class Session:
     def revoked(self) -> None:
         principal = self._known()
         try:
-            self._desk.tokens.need_valid(principal)
+            self._desk.admission.tokens.need_valid(principal)
         except Unauthorized as error:
             self._refuse(principal, error)
 
@@ -226,7 +235,7 @@ class Session:
             if isinstance(frame, wire.Hello):
                 await self._hello(frame)
             else:
-                self._desk.rate.count(self._known().holder)
+                self._desk.admission.count(self._known())
                 await _ANSWERS[type(frame)](self, frame)
         except PushsvcError as error:
             number = error.extra.pop("request", number)
@@ -245,18 +254,18 @@ class Session:
         who = frame.token or self._who
         if who is None:
             raise Unauthorized("hello needs a token")
-        principal = self._desk.tokens.verify(who) if isinstance(who, str) else who
-        self._desk.tokens.need_valid(principal)
+        principal = self._desk.admission.tokens.verify(who) if isinstance(who, str) else who
+        self._desk.admission.tokens.need_valid(principal)
         need_scope(principal, "read")
         if frame.device is not None:
             self._device = Device(principal.tenant, principal.subject, frame.device)
-        cursor = await self._desk.cursor(self._device, frame.cursor)
+        cursor = await self._desk.cursors.start(self._device, frame.cursor)
         if self._closed:
             return
-        self._desk.connections.take(principal.holder, self)
+        self._desk.admission.connections.take(principal.holder, self)
         self._principal, self._who = principal, None
         # It may have been revoked while the device was looked up, when nobody was here to be told.
-        self._desk.tokens.need_valid(principal)
+        self._desk.admission.tokens.need_valid(principal)
         self._end_with(principal)
         ping = self._desk.settings.ping
         about = {
@@ -268,7 +277,7 @@ class Session:
         self._welcome = True
 
     async def _subscribe(self, frame: wire.Subscribe) -> None:
-        cursor = await self._desk.cursor(self._device, frame.cursor)
+        cursor = await self._desk.cursors.start(self._device, frame.cursor)
         await self._join(frame.id, frame.channels, cursor, {})
 
     async def _unsubscribe(self, frame: wire.Unsubscribe) -> None:
@@ -279,16 +288,16 @@ class Session:
     async def _ack(self, frame: wire.Ack) -> None:
         if self._device is None:
             raise BadFrame("hello named no device, so there is nothing to remember the position by")
-        positions = Cursor.parse(frame.cursor, self._desk.settings.cursor_limit).positions
+        positions = self._desk.cursors.positions(frame.cursor)
         heard = {channel.name for channel in self._desk.hub.channels(self)}
         if foreign := positions.keys() - heard:
             raise BadCursor(f"{min(foreign):.80} is not subscribed")
-        await self._desk.positions.ack(self._device, positions)
+        await self._desk.cursors.ack(self._device, positions)
         self._socket.send(wire.ok_frame(frame.id, {}))
 
     async def _refresh(self, frame: wire.Refresh) -> None:
         """Take another token of the same subject; channels that it does not name any more are left."""
-        before, principal = self._known(), self._desk.tokens.verify(frame.token)
+        before, principal = self._known(), self._desk.admission.tokens.verify(frame.token)
         if principal.holder != before.holder:
             raise Forbidden("the token is another subject's")
         need_scope(principal, "read")
@@ -306,8 +315,9 @@ class Session:
     async def _submit(self, frame: wire.Submit) -> None:
         principal = self._known()
         need_scope(principal, "submit")
-        job = await self._desk.submit(principal, frame.job, frame.params, frame.key)
-        self._socket.send(wire.ok_frame_of(frame.id, job))
+        accepted = await self._desk.door.submit(principal, frame.job, frame.params, frame.key)
+        view = await self._desk.views.view(accepted.job, accepted.cursor, accepted.mark)
+        self._socket.send(wire.ok_frame_of(frame.id, view))
 
     def _end_with(self, principal: Principal) -> None:
         """From now on the timer is the token's: the connection does not outlive it."""

@@ -11,18 +11,22 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
 
 from .. import telemetry, wire
+from ..access import Admission
 from ..domain import Channel, Cursor, Position, Principal
 from ..errors import BadCursor, PushsvcError, Unauthorized
+from ..hub import Hub
+from ..settings import Settings
 from ..store import ChannelState, locate
 from ..tasks import complain, stop, tolerated
 from ..wire import Delivery
 from .kernel import TRANSPORT, bound_send_buffer
-from .session import RETRY_MS, Desk
+from .session import RETRY_MS
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +48,24 @@ _Block = tuple[bytes, ...]
 """An event in parts: the last one, which is large, is the same object in every stream's backlog."""
 
 
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """What the streams of a process share. `prefix` is where the API is found from outside."""
+
+    hub: Hub
+    admission: Admission
+    settings: Settings
+    prefix: str = ""
+
+
 class EventStream:
     """A stream from its request to its end: an ASGI app that answers, and a Listener of the hub."""
 
     writer: Callable[[bytes], object] | None = None
     page = 1000
 
-    def __init__(self, desk: Desk, principal: Principal, channels: Iterable[Channel], cursor: Cursor) -> None:
-        self._desk = desk
+    def __init__(self, streams: Streams, principal: Principal, channels: Iterable[Channel], cursor: Cursor) -> None:
+        self._streams = streams
         self._principal = principal
         self._places = {channel: cursor.place(channel.name) for channel in channels}
         self._names = {channel.name: f"{quote(channel.name, safe=':')}@" for channel in self._places}
@@ -78,8 +92,7 @@ class EventStream:
         if transport is not None:
             bound_send_buffer(transport)
         attaching: asyncio.Task[None] | None = None
-        with self._desk.connections.held(self._principal.holder, self):
-            self._desk.tokens.need_valid(self._principal)
+        with self._streams.admission.held(self._principal, self):
             try:
                 attaching = asyncio.create_task(self._attach())
                 await self._serve(receive, await self._located)
@@ -107,7 +120,7 @@ class EventStream:
 
     async def _attach(self) -> None:
         try:
-            attached = await self._desk.hub.attach_all(self, self._places, self._locate)
+            attached = await self._streams.hub.attach_all(self, self._places, self._locate)
         except Exception as error:
             if not self._located.done():
                 self._located.set_exception(error)
@@ -125,7 +138,7 @@ class EventStream:
         for channel, position in positions.items():
             place = self._places[channel]
             self._note(channel, place if isinstance(place, Position) else position)
-        limit = self._desk.settings.cursor_limit
+        limit = self._streams.settings.cursor_limit
         if self._located.done():
             return
         if len(self._cursor()) > limit:
@@ -152,7 +165,9 @@ class EventStream:
 
     def reset(self, channel: Channel, position: Position) -> None:
         self._note(channel, position)
-        self._write(self._id(), wire.sse_block("reset", wire.reset_item(channel.name, position, self._desk.prefix)))
+        self._write(
+            self._id(), wire.sse_block("reset", wire.reset_item(channel.name, position, self._streams.prefix))
+        )
 
     async def ready(self) -> bool:
         await self._drained.wait()
@@ -165,7 +180,7 @@ class EventStream:
 
     def revoked(self) -> None:
         try:
-            self._desk.tokens.need_valid(self._principal)
+            self._streams.admission.tokens.need_valid(self._principal)
         except Unauthorized:
             self._end()
 
@@ -189,9 +204,9 @@ class EventStream:
         self._backlog.append(block)
         self._waiting += _size(block)
         self._wake()
-        if self._waiting > self._desk.settings.backlog_limit and self._drained.is_set():
+        if self._waiting > self._streams.settings.backlog_limit and self._drained.is_set():
             self._drained.clear()
-            self._desk.hub.pause(self)
+            self._streams.hub.pause(self)
 
     def _wake(self) -> None:
         # Before the answer has begun, what there is waits for its beginning.
@@ -209,7 +224,7 @@ class EventStream:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             elif not self._drained.is_set():
                 self._drained.set()
-                self._desk.hub.resume(self)
+                self._streams.hub.resume(self)
         except asyncio.CancelledError:
             raise
         except OSError:
@@ -230,7 +245,7 @@ class EventStream:
         return b"".join(parts)
 
     def _set_timer(self) -> None:
-        pause = self._principal.left(self._desk.settings.ping)
+        pause = self._principal.left(self._streams.settings.ping)
         self._timer = asyncio.get_running_loop().call_later(pause, self._tick)
 
     def _tick(self) -> None:
@@ -260,7 +275,7 @@ class EventStream:
 
     def _leave(self) -> None:
         self._over = True
-        self._desk.hub.leave(self)
+        self._streams.hub.leave(self)
         self._drained.set()
         if self._timer is not None:
             self._timer.cancel()

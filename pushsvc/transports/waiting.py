@@ -7,11 +7,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from .. import wire
+from ..access import Admission
 from ..domain import JOB_EPOCH, Channel, Job, Position, Principal, job_channel
 from ..errors import TooManyConnections
 from ..hub import Hub
 from ..wire import Delivery
-from .session import Desk
 
 
 class _Final:
@@ -44,28 +44,29 @@ class _Final:
         self.over.set()
 
 
-async def until_final(desk: Desk, principal: Principal, job: Job, wait: float) -> bool:
-    """True when the job has finished within `wait` seconds, while the principal's token is good.
+class Waiter:
+    """Waits for those who ask for it, as one of their connections."""
 
-    It counts as one of the principal's connections; one who has as many as it may does not wait. Raises NotFound if
-    the job is gone.
-    """
-    if job.status.terminal:
-        return True
-    listener = _Final()
-    with suppress(TooManyConnections), desk.connections.held(principal.holder, listener):
-        return await _finished(desk, principal, listener, job, wait)
-    return False
+    def __init__(self, hub: Hub, admission: Admission) -> None:
+        self._hub = hub
+        self._admission = admission
+
+    async def until_final(self, principal: Principal, job: Job, wait: float) -> bool:
+        """True when the job has finished within `wait` seconds, while the principal's token is good.
+
+        One who has as many connections as it may does not wait. Raises NotFound if the job is gone.
+        """
+        if job.status.terminal:
+            return True
+        listener = _Final()
+        with suppress(TooManyConnections), self._admission.held(principal, listener):
+            return await _heard(self._hub, listener, job, principal.left(wait))
+        return False
 
 
 async def until_ended(hub: Hub, job: Job, wait: float) -> bool:
     """The same for whoever waits in a request that he would wait in anyway, whoever he is."""
     return job.status.terminal or await _heard(hub, _Final(), job, wait)
-
-
-async def _finished(desk: Desk, principal: Principal, listener: _Final, job: Job, wait: float) -> bool:
-    desk.tokens.need_valid(principal)
-    return await _heard(desk.hub, listener, job, principal.left(wait))
 
 
 async def _heard(hub: Hub, listener: _Final, job: Job, wait: float) -> bool:

@@ -1,9 +1,34 @@
 """HTTP: routes, problems, and the ASGI app."""
 
-from .api import Api
-from .app import application, routes
+from .acks import Acks
+from .app import Group, application, routes
+from .callers import Callers, OwnJobs
+from .events import Events, Sockets
+from .jobs import Cancels, Jobs, Results
+from .me import Me
 from .problems import deny, problem_response
-from .submissions import Submissions
+from .submit import Submit
+from .tickets import Tickets
 from .views import JobViews
+from .webhooks import Webhooks
 
-__all__ = ["Api", "JobViews", "Submissions", "application", "deny", "problem_response", "routes"]
+__all__ = [
+    "Acks",
+    "Callers",
+    "Cancels",
+    "Events",
+    "Group",
+    "JobViews",
+    "Jobs",
+    "Me",
+    "OwnJobs",
+    "Results",
+    "Sockets",
+    "Submit",
+    "Tickets",
+    "Webhooks",
+    "application",
+    "deny",
+    "problem_response",
+    "routes",
+]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,16 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..access import Logins
 from ..endpoints import assets
 from ..errors import PushsvcError, Unavailable
-from .acks import Acks
-from .api import LOGIN, Api, root
+from ..jobs import Registry
 from .asyncapi import asyncapi_route
-from .events import Events
-from .jobs import Jobs
-from .me import Me
+from .callers import LOGIN
 from .openapi import openapi_route
 from .problems import on_error, problem_response
-from .tickets import Tickets
-from .webhooks import Webhooks
+from .reading import root
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 ACCEPTED = [
@@ -40,32 +37,33 @@ ACCEPTED = [
 EXPOSED = ["Date", "ETag", "Location", "Preference-Applied", "Retry-After", "WWW-Authenticate"]
 
 
-def routes(api: Api) -> list[BaseRoute]:
+class Group(Protocol):
+    """Routes that need the same few parts."""
+
+    def routes(self) -> Sequence[BaseRoute]: ...
+
+
+def routes(groups: Iterable[Group], registry: Registry) -> list[BaseRoute]:
     """Everything under `/v1`, and what describes it."""
-    tickets = Tickets(api)
     return [
-        *Jobs(api).routes(),
-        *Events(api, tickets).routes(),
-        *tickets.routes(),
-        *Acks(api, api.desk.positions).routes(),
-        *Webhooks(api).routes(),
-        *Me(api).routes(),
+        *(route for group in groups for route in group.routes()),
         *assets(),
         asyncapi_route(),
-        openapi_route(api.registry),
+        openapi_route(registry),
     ]
 
 
-def application(api: Api, own: Sequence[BaseRoute] = (), extra: Sequence[BaseRoute] = ()) -> Starlette:
-    """A whole ASGI app: the API and `own` routes, the author's `extra` ones, errors as problems, and what pages of
-    other origins may do. What goes wrong in an author's route is answered as in any Starlette app: it is not ours."""
-    ours = [*routes(api), *own]
+def application(
+    ours: Sequence[BaseRoute], logins: Logins, allowed_origins: Sequence[str], extra: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """A whole ASGI app: `ours`, the author's `extra` routes, errors as problems, and what pages of other origins may
+    do. What goes wrong in an author's route is answered as in any Starlette app: it is not ours."""
     for route in ours:
         if isinstance(route, Route):
-            route.app = _Ours(route.app, api.office.logins)
+            route.app = _Ours(route.app, logins)
     handler = on_error if not extra else _on_api_error
     return _Application(
-        allowed_origins=api.settings.allowed_origins,
+        allowed_origins=allowed_origins,
         routes=[*ours, *extra],
         exception_handlers={PushsvcError: on_error, 404: handler, 405: handler},
     )

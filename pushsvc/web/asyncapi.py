@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from .. import wire
 from ..wire import messages
-from .api import JSON, root
+from .reading import JSON, root
 
 ANSWERS: Mapping[type[BaseModel], type[BaseModel]] = {
     wire.Hello: messages.Welcome,

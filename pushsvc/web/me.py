@@ -8,21 +8,22 @@ from starlette.routing import Route
 
 from .. import wire
 from ..domain import timestamp
-from .api import JSON, Api
+from .callers import Callers
+from .reading import JSON
 
 
 class Me:
     """The handler of `/v1/me`."""
 
-    def __init__(self, api: Api) -> None:
-        self._api = api
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
 
     def routes(self) -> list[Route]:
         return [Route("/v1/me", self.show, methods=["GET"])]
 
     async def show(self, request: Request) -> Response:
         """A client names what it keeps by tenant and user; `channels` are the groups that the credentials name."""
-        principal = self._api.principal(request, "read")
+        principal = self._callers.principal(request, "read")
         ends = principal.expires_at
         body = {
             "tenant": principal.tenant,

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from .. import wire
 from ..jobs import JobRequest, JobSpec
 from ..wire import messages
-from .api import JSON, root
+from .reading import JSON, root
 
 _REFS = "#/components/schemas/{model}"
 _SAID: tuple[type[BaseModel], ...] = (

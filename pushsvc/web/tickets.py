@@ -9,9 +9,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .. import wire
-from ..access import LIFETIME, claims_of, need_scope, new_ticket, ticket_holder, ticket_id
+from ..access import LIFETIME, Tokens, claims_of, need_scope, new_ticket, ticket_holder, ticket_id
 from ..domain import Principal
-from .api import JSON, Api
+from ..store import TicketStore
+from .callers import Callers
+from .reading import JSON
 
 _TICKET = re.compile(rb"((?:^|&)ticket=)[^&]*")
 
@@ -19,17 +21,19 @@ _TICKET = re.compile(rb"((?:^|&)ticket=)[^&]*")
 class Tickets:
     """Makes tickets, and takes them."""
 
-    def __init__(self, api: Api) -> None:
-        self._api = api
+    def __init__(self, callers: Callers, tokens: Tokens, store: TicketStore) -> None:
+        self._callers = callers
+        self._tokens = tokens
+        self._store = store
 
     def routes(self) -> list[Route]:
         return [Route("/v1/tickets", self.make, methods=["POST"])]
 
     async def make(self, request: Request) -> Response:
         """A ticket stands for the bearer of the token, with all that the token names, once, at any node."""
-        principal = self._api.principal(request, "read")
+        principal = self._callers.principal(request, "read")
         ticket = new_ticket()
-        await self._api.tickets.put(ticket_id(ticket), claims_of(principal), LIFETIME)
+        await self._store.put(ticket_id(ticket), claims_of(principal), LIFETIME)
         body = wire.dump({"ticket": ticket, "expires_in": LIFETIME})
         return Response(body, 201, {"Cache-Control": "no-store"}, JSON)
 
@@ -41,7 +45,7 @@ class Tickets:
 
     async def holder(self, ticket: str) -> Principal:
         """Whom the ticket stands for; from now on, for nobody. Raises Unauthorized, Forbidden, Unavailable."""
-        principal = ticket_holder(await self._api.tickets.take(ticket_id(ticket)))
-        self._api.tokens.need_valid(principal)
+        principal = ticket_holder(await self._store.take(ticket_id(ticket)))
+        self._tokens.need_valid(principal)
         need_scope(principal, "read")
         return principal

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import wire
 from ..bus import Publisher
-from ..domain import JOB_EPOCH, SERVICE_CALLBACK, Job, JobStatus, Position, format_cursor, job_channel, timestamp
+from ..domain import SERVICE_CALLBACK, Job, JobStatus, format_cursor, job_channel, timestamp
 from ..store import JobStore
 
 
@@ -59,10 +59,6 @@ class JobViews:
             "expires_at": timestamp(job.expires_at) if job.expires_at else None,
             "error": wire.problem_of(job.error) if job.error else None,
             "links": self._links(job, mark, prefix),
-            "cursor": cursor or format_cursor(own_position(job)),
+            "cursor": cursor or format_cursor([job.position]),
         }
         return wire.dump(view)
-
-
-def own_position(job: Job) -> list[tuple[str, Position]]:
-    return [(job_channel(job.id), Position(JOB_EPOCH, job.version))]

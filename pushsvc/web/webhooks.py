@@ -14,8 +14,11 @@ from .. import wire
 from ..access import parse_target
 from ..domain import Principal, is_job_id, timestamp
 from ..errors import BadRequest, Forbidden, Gone, NotFound
+from ..store import WebhookStore
 from ..store.webhooks import WEBHOOK_STATUSES, AttemptLog, Viewer, Webhook
-from .api import JSON, Api, query_number, read_body, root
+from ..webhooks import SigningSecrets
+from .callers import Callers
+from .reading import JSON, query_number, read_body, root
 
 _ID = re.compile(r"evt_[0-9A-Z]{26}_[0-9]{1,9}")
 _UNSEEN = {"Cache-Control": "no-store"}
@@ -30,9 +33,11 @@ class EndpointRequest(BaseModel, extra="forbid"):
 class Webhooks:
     """The handlers of `/v1/webhooks`."""
 
-    def __init__(self, api: Api) -> None:
-        self._api = api
-        self._store = api.webhooks
+    def __init__(self, callers: Callers, store: WebhookStore, secrets: SigningSecrets, body_limit: int) -> None:
+        self._callers = callers
+        self._store = store
+        self._secrets = secrets
+        self._body_limit = body_limit
 
     def routes(self) -> list[Route]:
         return [
@@ -45,7 +50,7 @@ class Webhooks:
         ]
 
     async def list(self, request: Request) -> Response:
-        principal = self._api.principal(request, "read")
+        principal = self._callers.principal(request, "read")
         query = request.query_params
         status, job, after = query.get("status"), query.get("job"), query.get("after")
         if status is not None and status not in WEBHOOK_STATUSES:
@@ -64,13 +69,13 @@ class Webhooks:
         return Response(wire.dump(body), 200, _UNSEEN, JSON)
 
     async def show(self, request: Request) -> Response:
-        principal = self._api.principal(request, "read")
+        principal = self._callers.principal(request, "read")
         webhook = await self._webhook(request, principal)
         log = [_attempt(attempt) for attempt in await self._store.attempts(webhook.id)]
         return Response(wire.dump(self._view(webhook, principal, root(request)) | {"log": log}), 200, _UNSEEN, JSON)
 
     async def replay(self, request: Request) -> Response:
-        principal = self._api.principal(request, "submit")
+        principal = self._callers.principal(request, "submit")
         webhook = await self._webhook(request, principal)
         if not await self._store.replay(webhook.id):
             raise Gone("its job is past its retention")
@@ -83,7 +88,7 @@ class Webhooks:
         )
 
     async def endpoints(self, request: Request) -> Response:
-        principal = self._api.principal(request, "read")
+        principal = self._callers.principal(request, "read")
         own = await self._store.disabled(principal.tenant, principal.subject)
         service = await self._store.disabled("", "") if "admin" in principal.scopes else []
         found = [{"url": url, "disabled_at": timestamp(at), "own": True} for url, at in own] + [
@@ -92,8 +97,8 @@ class Webhooks:
         return Response(wire.dump({"endpoints": found}), 200, _UNSEEN, JSON)
 
     async def enable(self, request: Request) -> Response:
-        principal = self._api.principal(request, "submit")
-        url = str(parse_target((await read_body(request, EndpointRequest, self._api.settings.body_limit)).url))
+        principal = self._callers.principal(request, "submit")
+        url = str(parse_target((await read_body(request, EndpointRequest, self._body_limit)).url))
         resumed = await self._store.enable(principal.tenant, principal.subject, url)
         if resumed is None and "admin" in principal.scopes:
             resumed = await self._enable_service(url)
@@ -110,8 +115,8 @@ class Webhooks:
 
     async def secret(self, request: Request) -> Response:
         """What verifies the webhooks of the principal's own callback URLs."""
-        principal = self._api.principal(request, "submit")
-        secrets = self._api.signing_secrets
+        principal = self._callers.principal(request, "submit")
+        secrets = self._secrets
         if secrets.shared:
             raise Forbidden("all receivers of this service share their secrets: ask whoever runs it")
         body = {"secrets": secrets.shown(principal.tenant, principal.subject)}

@@ -269,7 +269,7 @@ async def test_it_ends_when_its_token_is_revoked(world: World) -> None:
 
 async def test_when_its_client_goes_nothing_is_left_of_it(world: World) -> None:
     node = world.nodes["direct"]
-    slots = node.service.parts.api.desk.connections
+    slots = node.service.parts.connections
     async with streaming(node, Authorization=bearer(world)) as it:
         await it.block()
         assert len(slots.of((world.kit.tenant, "me"))) == 1

@@ -60,7 +60,7 @@ async def job_of(node: Node, sub: str) -> str:
 
 
 def waits(node: Node, sub: str) -> int:
-    return len(node.service.parts.api.desk.connections.of(("default", sub)))
+    return len(node.service.parts.connections.of(("default", sub)))
 
 
 @each_way

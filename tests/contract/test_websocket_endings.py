@@ -46,7 +46,7 @@ async def nothing_left(node: Node) -> None:
     state = node.server.server_state
     await until(lambda: not state.connections, "every connection has ended")
     await until(lambda: not state.tasks, "every endpoint has returned")
-    await until(lambda: not node.service.parts.api.desk.connections._held, "every slot is given back")
+    await until(lambda: not node.service.parts.connections._held, "every slot is given back")
     assert node.listeners == []
 
 

@@ -195,7 +195,7 @@ async def test_a_queue_that_is_full_is_a_503(settings: Settings) -> None:
     async with opened(service, app_of(service, endpoint)) as site, site.client() as http:
         parts = service._host.parts
         assert parts is not None
-        parts.submissions._submitter._depth = 10**9
+        parts.submitter._depth = 10**9
         answer = await http.get("/slow")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert endpoint.runs == 0

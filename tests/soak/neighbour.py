@@ -12,7 +12,7 @@ from random import Random
 from pushsvc import Service
 from pushsvc.domain import Principal
 from pushsvc.errors import PushsvcError
-from pushsvc.jobs import JobRequest, Submitter
+from pushsvc.jobs import Submitter
 from pushsvc.settings import Settings
 
 from .app import service as jobs
@@ -31,7 +31,7 @@ class Neighbour:
         self.published: list[Publishing] = []
         self._service = Service(settings=settings.model_copy(update={"deployment": NAME}))
         parts = self._service.parts
-        self._submitter = Submitter(jobs.jobs, parts.store, parts.queue, self._service.settings)
+        self._submitter = Submitter(jobs.jobs, parts.store, parts.events, parts.queue, self._service.settings)
         self._pauses = pauses
         self._number = 0
 
@@ -63,6 +63,5 @@ class Neighbour:
 
     async def _submit(self, user: str) -> None:
         key, value = f"neighbour-{self._number}", {"neighbour": self._number}
-        request = JobRequest(job="echo", params={"value": value})
-        accepted = await self._submitter.submit(Principal(user), request, key)
+        accepted = await self._submitter.submit(Principal(user), "echo", {"value": value}, key)
         self.promises.append(Promise(key, accepted.job.id, ("succeeded",), value))

@@ -14,7 +14,7 @@ from arq.jobs import JobStatus as ArqStatus
 
 from pushsvc import Service, wire
 from pushsvc.bus import Queue, connect
-from pushsvc.domain import Job, JobId, JobStatus, Principal
+from pushsvc.domain import Cursor, Job, JobId, JobStatus, Principal
 from pushsvc.errors import (
     AlreadyFinished,
     BadRequest,
@@ -59,13 +59,14 @@ def offered(settings: Settings) -> Service:
 
 def submitter(kit: Kit, **changes: Any) -> Submitter:
     settings = kit.settings.model_copy(update=changes)
-    return Submitter(offered(settings).jobs, kit.jobs, kit.queue, settings)
+    return Submitter(offered(settings).jobs, kit.jobs, kit.events, kit.queue, settings)
 
 
 async def submit(to: Submitter, job: str = "report", who: Principal = ME, key: str | None = None, **body: Any) -> Job:
     if job == "report":
         body.setdefault("params", {"origin": "JFK"})
-    return (await to.submit(who, JobRequest.model_validate({"job": job} | body), key)).job
+    request = JobRequest.model_validate({"job": job} | body)
+    return (await to.submit(who, request.job, request.params, key, request.options)).job
 
 
 async def stored(kit: Kit) -> int:
@@ -92,9 +93,17 @@ async def test_an_accepted_job_is_stored_and_then_queued(kit: Kit) -> None:
 
 async def test_a_submission_says_where_the_inbox_stood_before_its_result(kit: Kit) -> None:
     await kit.finish_many(range(3))
-    accepted = await submitter(kit).submit(ME, JobRequest(job="report", params={"origin": "JFK"}))
-    if accepted.inbox is not None:
-        assert accepted.inbox.offset == 3
+    accepted = await submitter(kit).submit(ME, "report", {"origin": "JFK"})
+    positions = Cursor.parse(accepted.cursor).positions
+    assert {name: position.offset for name, position in positions.items()} == {
+        f"job:{accepted.job.id}": 1,
+        "user:me": 3,
+    }
+
+
+async def test_who_has_never_submitted_has_an_inbox_to_start_from_too(kit: Kit) -> None:
+    accepted = await submitter(kit).submit(Principal("new"), "report", {"origin": "JFK"})
+    assert Cursor.parse(accepted.cursor).positions["user:new"].offset == 0
 
 
 @pytest.mark.parametrize(
@@ -196,7 +205,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_again(kit: Kit) -> Non
 
 async def test_without_redis_a_job_is_accepted_all_the_same(kit: Kit) -> None:
     away = connect("redis://127.0.0.1:1")
-    to = Submitter(offered(kit.settings).jobs, kit.jobs, Queue(away, away, kit.scope), kit.settings)
+    to = Submitter(offered(kit.settings).jobs, kit.jobs, kit.events, Queue(away, away, kit.scope), kit.settings)
     job = await soon(submit(to))
     assert (await kit.jobs.get("default", job.id)) == job
     await away.aclose(close_connection_pool=True)

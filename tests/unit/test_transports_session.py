@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from pushsvc import wire
-from pushsvc.access import Rate, Slots, Tokens
+from pushsvc.access import Admission, Rate, Slots, Tokens
 from pushsvc.domain import Channel, Cursor, Place, Principal
 from pushsvc.errors import NotFound, Unavailable
 from pushsvc.hub import Hub
+from pushsvc.jobs import Registry, Submitter
 from pushsvc.settings import Settings
 from pushsvc.store import EventStore, PositionStore
 from pushsvc.store.events import Page
-from pushsvc.transports import Desk, Gate, Poll, Session, until_final
+from pushsvc.transports import Cursors, Desk, Gate, Poll, Session, Waiter
+from pushsvc.web import JobViews
 
 from ..conftest import SECRET
 from ..contract.kit import Kit, me, opened, running, soon, submission, succeeded, until
@@ -82,17 +84,20 @@ def desk(kit: Kit, hub: Hub, gate: Gate | None = None, **changes: Any) -> Desk:
     return Desk(
         hub=hub,
         gate=gate or Gate(kit.jobs, 100),
-        tokens=Tokens(SECRET),
-        positions=PositionStore(kit.postgres),
-        submit=accepted,
+        admission=admission(),
+        cursors=Cursors(PositionStore(kit.postgres), settings.cursor_limit),
+        door=Submitter(Registry(), kit.jobs, kit.events, kit.queue, settings),
+        views=JobViews(kit.jobs, kit.publisher),
         settings=settings,
-        connections=Slots(5),
-        rate=Rate(1000),
     )
 
 
-async def accepted(_who: Principal, job: str, params: Mapping[str, Any], key: str | None) -> bytes:
-    return wire.dump({"job": job, "params": params, "key": key})
+def admission() -> Admission:
+    return Admission(Tokens(SECRET), Slots(5), Rate(1000))
+
+
+def waiter(hub: Hub) -> Waiter:
+    return Waiter(hub, admission())
 
 
 def hello(**changes: Any) -> bytes:
@@ -100,7 +105,7 @@ def hello(**changes: Any) -> bytes:
 
 
 def held(desk: Desk) -> int:
-    return sum(map(len, desk.connections._held.values()))
+    return sum(map(len, desk.admission.connections._held.values()))
 
 
 async def test_a_client_that_goes_while_its_hello_is_checked_holds_no_connection(kit: Kit, hub: Hub) -> None:
@@ -308,7 +313,7 @@ async def test_draining_answers_the_polls_that_wait(kit: Kit, hub: Hub) -> None:
 
 async def test_waiting_for_a_job_ends_with_it(kit: Kit, hub: Hub) -> None:
     job = await kit.store(submission())
-    waiting = asyncio.create_task(until_final(desk(kit, hub), Principal("me"), job, 60))
+    waiting = asyncio.create_task(waiter(hub).until_final(Principal("me"), job, 60))
     await until(lambda: hub._subscriptions)
     kit.announcer.changed((await kit.jobs.start([job.id], "w", 60))[job.id].job)
     finished = await kit.jobs.finish(succeeded(job.id, 2))
@@ -316,16 +321,16 @@ async def test_waiting_for_a_job_ends_with_it(kit: Kit, hub: Hub) -> None:
     await kit.announcer.finished(finished, b"1")
     assert await soon(waiting)
     assert hub._subscriptions == {}
-    assert await until_final(desk(kit, hub), Principal("me"), finished.job, 0)
+    assert await waiter(hub).until_final(Principal("me"), finished.job, 0)
 
 
 async def test_waiting_for_a_job_that_finished_just_before_is_no_waiting(kit: Kit, hub: Hub) -> None:
     job = await kit.store(submission())
     await kit.jobs.finish(succeeded(job.id, 1))
-    assert await soon(until_final(desk(kit, hub), Principal("me"), job, 60))
+    assert await soon(waiter(hub).until_final(Principal("me"), job, 60))
 
 
 async def test_waiting_for_a_job_has_an_end(kit: Kit, hub: Hub) -> None:
     job = await kit.store(submission())
-    assert not await soon(until_final(desk(kit, hub), Principal("me"), job, 0.01))
+    assert not await soon(waiter(hub).until_final(Principal("me"), job, 0.01))
     assert hub._subscriptions == {}

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from pushsvc.errors import BadRequest, TooLarge
-from pushsvc.web.api import read_body
+from pushsvc.web.reading import read_body
 
 
 class Asked(BaseModel):

@@ -1,0 +1,60 @@
+"""`POST /v1/jobs`: a thin caller of the door by which every job is accepted."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from .. import wire
+from ..domain import check_name
+from ..jobs import JobRequest, Submitter
+from ..settings import Settings
+from ..transports import Waiter
+from .callers import Callers, OwnJobs
+from .reading import JSON, RETRY_AFTER, one_header, read_body, root
+from .views import JobViews
+
+
+class Submit:
+    """The handler that accepts jobs."""
+
+    def __init__(
+        self,
+        callers: Callers,
+        door: Submitter,
+        own: OwnJobs,
+        views: JobViews,
+        waiter: Waiter,
+        settings: Settings,
+    ) -> None:
+        self._callers = callers
+        self._door = door
+        self._own = own
+        self._views = views
+        self._waiter = waiter
+        self._settings = settings
+
+    def routes(self) -> list[Route]:
+        return [Route("/v1/jobs", self.submit, methods=["POST"])]
+
+    async def submit(self, request: Request) -> Response:
+        principal = self._callers.principal(request, "submit")
+        body = await read_body(request, JobRequest, self._settings.body_limit)
+        wait = wire.preferred_wait(request.headers.getlist("prefer"), self._settings.wait_limit)
+        key = _idempotency_key(request)
+        accepted = await self._door.submit(principal, body.job, body.params, key, body.options)
+        job, mark = accepted.job, accepted.mark
+        headers = {"Location": self._views.path(job, root(request))}
+        if wait is not None:
+            headers["Preference-Applied"] = f"wait={wait:g}"
+            if await self._waiter.until_final(principal, job, wait):
+                job = await self._own.again(job)
+                return Response(await self._views.view(job, mark=mark, prefix=root(request)), 200, headers, JSON)
+        view = await self._views.view(job, accepted.cursor, mark, root(request))
+        return Response(view, 202, {**headers, "Retry-After": RETRY_AFTER}, JSON)
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = one_header(request, "Idempotency-Key")
+    return None if key is None else check_name(key, "an Idempotency-Key", 255)
