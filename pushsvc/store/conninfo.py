@@ -246,9 +246,7 @@ def _checked(given: Mapping[str, str]) -> dict[str, str]:
         checked["sslmode"] = {"true": "require", "1": "require", "false": "disable"}.get(given["ssl"], given["ssl"])
     for name, value in checked.items():
         if name not in _KNOWN:
-            near = difflib.get_close_matches(name, _KNOWN, n=1)
-            hint = _INSTEAD.get(name) or (f"did you mean {near[0]}?" if near else "it is none of libpq's parameters")
-            raise ValueError(f"{name:.60} can't be used: {hint}")
+            raise ValueError(_not_known(name))
         if name in _ONLY and value.lower() not in _ONLY[name]:
             allowed = " or ".join(f"{name}={each}" for each in _ONLY[name])
             hint = _INSTEAD.get(name, "asyncpg can't do that; take it out")
@@ -260,6 +258,14 @@ def _checked(given: Mapping[str, str]) -> dict[str, str]:
     _check_system_authorities(checked)
     _check_files(checked)
     return checked
+
+
+def _not_known(name: str) -> str:
+    """The name itself stands in it only where it can't be a piece of a password that should have been encoded."""
+    near = difflib.get_close_matches(name, _KNOWN, n=1)
+    if name in _INSTEAD or near:
+        return f"{name} can't be used: {_INSTEAD.get(name) or f'did you mean {near[0]}?'}"
+    return "it has a parameter that is none of libpq's; if the password holds a & or a ?, percent-encode it"
 
 
 def _check_files(given: Mapping[str, str]) -> None:

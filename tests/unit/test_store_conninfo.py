@@ -115,6 +115,7 @@ REFUSED = [
     ("postgresql://h/d?replication=database", "replication can't be used"),
     ("postgresql://h/d?client_encoding=latin1", "client_encoding can't be used"),
     ("postgresql://a,b/d?load_balance_hosts=random", "hosts are tried in their order"),
+    ("postgresql://u@h/d?password=a&hunter2=b", "a parameter that is none of libpq's"),
     ("postgresql://h/d?pgbouncer=true", "pgbouncer can't be used: take it out"),
     ("postgresql://h/d?connection_limit=1", "PUSHSVC_STORE_CONNECTIONS"),
     ("postgresql://h/d?schema=app", "search_path"),
