@@ -52,7 +52,9 @@ from .web import (
     problem_response,
     routes,
 )
-from .webhooks import Courier, Sender, SigningSecrets
+from .webhooks import SigningSecrets
+from .webhooks.courier import Courier
+from .webhooks.sender import Sender
 
 logger = logging.getLogger(__name__)
 

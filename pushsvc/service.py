@@ -30,7 +30,7 @@ from .queries import Database, PgSettings, check_session_class
 from .settings import LONGEST, LONGEST_VALUE, Settings, parse_duration
 from .tasks import stop
 from .transports import REVOCATIONS, revocation_data
-from .webhooks import Courier
+from .webhooks.courier import Courier
 
 REVOCATIONS_KEPT = 400 * 86400.0
 """Seconds; a token that lives longer than this is no token but a password."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -21,27 +18,41 @@ from .faults import described, is_away, is_lost
 from .postgres import SETTINGS, Postgres
 from .tables import SCHEMA
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
 _UNBOUNDED = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 """A migration takes what it takes."""
 
 
+# Alembic is only imported where it is needed: it is much, and most processes find their tables as they should be.
+
+
 def alembic_config() -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
 
 
+def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(alembic_config())
+
+
 def head() -> str:
     """The version that this code needs."""
-    version = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    version = _scripts().get_current_head()
     assert version is not None
     return version
 
 
 def _versions() -> tuple[str, frozenset[str]]:
     """The version that this code needs, and all that it knows."""
-    scripts = ScriptDirectory.from_config(alembic_config())
-    return head(), frozenset(script.revision for script in scripts.walk_revisions())
+    return head(), frozenset(script.revision for script in _scripts().walk_revisions())
 
 
 async def migrate(url: str, deployment: str = DEFAULT_DEPLOYMENT) -> tuple[str | None, str]:
@@ -90,6 +101,8 @@ def _driven(error: BaseException) -> BaseException:
 
 
 def _upgrade(connection: Connection, deployment: str) -> tuple[str | None, str]:
+    from alembic import command
+
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('pushsvc.migrate'))"))
     before = _version(connection)
     # Asked first: where an admin has made it, the role needs no right to make one.

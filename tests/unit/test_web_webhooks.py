@@ -18,7 +18,8 @@ from pushsvc.access import Targets
 from pushsvc.errors import SettingsError
 from pushsvc.settings import Settings
 from pushsvc.store import JobStore
-from pushsvc.webhooks import Courier, Sender
+from pushsvc.webhooks.courier import Courier
+from pushsvc.webhooks.sender import Sender
 
 from ..contract.drivers import WebSocketSubscriber
 from ..contract.kit import opened, soon, submission, succeeded, until

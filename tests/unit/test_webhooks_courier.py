@@ -21,9 +21,9 @@ from pushsvc.domain import SERVICE_CALLBACK, JobStatus, Outcome
 from pushsvc.settings import Settings
 from pushsvc.store import JobStore, Retention, Viewer, Webhook, WebhookStore
 from pushsvc.tasks import stop
-from pushsvc.webhooks import Courier, Sender, SigningSecrets
-from pushsvc.webhooks.courier import FACTOR, FIRST, JITTER, MOST, backoff, judged
-from pushsvc.webhooks.sender import Answer
+from pushsvc.webhooks import SigningSecrets
+from pushsvc.webhooks.courier import FACTOR, FIRST, JITTER, MOST, Courier, backoff, judged
+from pushsvc.webhooks.sender import Answer, Sender
 
 from ..conftest import SECRET
 from ..contract.kit import Kit, opened, soon, submission, succeeded, until

@@ -15,9 +15,8 @@ import pytest
 import pytest_asyncio
 
 from pushsvc.access import Targets
-from pushsvc.webhooks import Sender
 from pushsvc.webhooks import sender as sender_module
-from pushsvc.webhooks.sender import KEPT, Answer
+from pushsvc.webhooks.sender import KEPT, Answer, Sender
 
 from ..contract.kit import soon
 from .webhook_receiver import Receiver, Reply, receiving
