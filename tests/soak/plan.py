@@ -36,6 +36,7 @@ FAULTS = (
     "end redis connections",
     "silence redis connections",
     "poison",
+    "block a loop",
 )
 """Each as often as the others; `faults.py` says what they are."""
 
