@@ -337,6 +337,11 @@ class Service:
             login=self._login,
         )
 
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing to run: no job, and no endpoint that may answer later."""
+        return not len(self.jobs) and not self._catalogue.places
+
     async def check(self, *, web: bool = True) -> None:
         """Raises SettingsError if the service can't start as it is set, BudgetError if the database could not bear
         it; makes the schema where there is none. A worker can do without the secret if it has those of webhooks."""
