@@ -8,6 +8,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 
 from ..errors import SettingsError
 from .endpoint import Address, Endpoint
+from .guarded import guarded
 from .sentinel import MasterPool
 
 RedisClient = Redis
@@ -44,4 +45,6 @@ def client(endpoint: Endpoint, address: Address, *, connections: int = 16, block
     if "path" not in options:
         options |= {"host": address[0], "port": address[1]}
         options.setdefault("socket_keepalive", True)
-    return Redis(connection_pool=BlockingConnectionPool(connection_class=endpoint.connection, **pool, **options))
+    return Redis(
+        connection_pool=BlockingConnectionPool(connection_class=guarded(endpoint.connection), **pool, **options)
+    )

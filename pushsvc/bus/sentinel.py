@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError, ReadOnlyError
 
 from .endpoint import Address, Endpoint
 from .faults import FAULTS
+from .guarded import guarded
 
 ASK_EVERY = 2.0
 """Seconds between two questions who the master is, while nothing is wrong with it."""
@@ -36,7 +37,7 @@ class Sentinels:
                 connection_pool=BlockingConnectionPool(
                     max_connections=1,
                     timeout=1,
-                    connection_class=endpoint.connection,
+                    connection_class=guarded(endpoint.connection),
                     host=host,
                     port=port,
                     socket_timeout=PATIENCE,
@@ -92,7 +93,7 @@ class MasterPool(BlockingConnectionPool):
         tls = issubclass(endpoint.connection, SSLConnection)
         self.sentinels = Sentinels(endpoint)
         super().__init__(
-            connection_class=_TlsMasterConnection if tls else _MasterConnection,
+            connection_class=guarded(_TlsMasterConnection if tls else _MasterConnection),
             sentinels=self.sentinels,
             **{"socket_keepalive": True, **options},
         )

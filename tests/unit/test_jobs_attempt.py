@@ -7,17 +7,20 @@ import contextvars
 import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from pushsvc import Service, wire
 from pushsvc.domain import Claim, JobStatus, Outcome, Progress
-from pushsvc.errors import InvalidParams, JobExpired, NotFound, SettingsError
+from pushsvc.errors import InvalidParams, JobExpired, NotFound, QueryBroken, SettingsError, Unavailable
 from pushsvc.jobs import JobContext
 from pushsvc.jobs import context as context_module
-from pushsvc.jobs.attempt import Attempt, Limits, Stop
+from pushsvc.jobs.attempt import MAX_BROKEN, Attempt, Limits, Stop
 from pushsvc.jobs.limits import backoff
 from pushsvc.jobs.threads import Threads
 from pushsvc.settings import Settings
@@ -179,6 +182,45 @@ async def test_with_tries_left_a_failure_is_put_back_with_its_reason(bench: Benc
     assert json.loads(ending.error or "")["error"] == "ValueError"
     ending, _ = await Bench(bench.threads).attempt(job, max_attempts=3, failures=2).run()
     assert code(ending) == (JobStatus.FAILED, "job_failed")
+
+
+WAITED = '{"code":"unavailable","waits":%d}'
+
+
+@pytest.mark.parametrize(
+    ("error", "waits", "again"),
+    [
+        (Unavailable(), 0, True),
+        (Unavailable(), 500, True),
+        (QueryBroken(), MAX_BROKEN - 1, True),
+        (QueryBroken(), MAX_BROKEN, False),
+        (DBAPIError("s", None, asyncpg.TooManyConnectionsError()), 500, True),
+        (DBAPIError("s", None, asyncpg.ReadOnlySQLTransactionError()), 500, True),
+        (DBAPIError("s", None, asyncpg.QueryCanceledError()), 0, False),
+        (DBAPIError("s", None, asyncpg.DeadlockDetectedError()), 0, False),
+        (ConnectionError("of somebody else's"), 0, False),
+    ],
+)
+async def test_what_can_not_reach_its_database_waits_without_a_try_used_up(
+    bench: Bench, error: Exception, waits: int, again: bool
+) -> None:
+    """Unless its author's own settings, or its own queries, are why."""
+    if isinstance(error, DBAPIError):
+        error.__cause__ = error.orig
+
+    async def job() -> None:
+        raise error
+
+    attempt = bench.attempt(job)
+    attempt.claim = replace(attempt.claim, job=replace(attempt.claim.job, error=WAITED % waits))
+    ending, _ = await attempt.run()
+    if not again:
+        assert code(ending)[0] is JobStatus.FAILED
+        return
+    assert isinstance(ending, Requeue)
+    assert ending.why == "handed back"
+    assert 0 < ending.delay <= 60
+    assert json.loads(ending.error or "")["waits"] == waits + 1
 
 
 def test_tries_are_further_and_further_apart_within_a_bound() -> None:
