@@ -19,6 +19,19 @@ def test_the_readmes_job_is_the_example() -> None:
     assert block[1] == (ROOT / "examples" / "report.py").read_text()
 
 
+def test_the_readmes_one_line_is_the_shops() -> None:
+    """What is added stands in the example, and without it the rest of the example stays as it is."""
+    shops = "\n".join(
+        (ROOT / "examples" / "shop" / f"{kind}_shop.py").read_text() for kind in ("starlette", "fastapi")
+    )
+    diffs = re.findall(r"```diff\n(.*?)```", README, re.DOTALL)
+    assert len(diffs) == 2
+    for diff in diffs:
+        after = "".join(f"{line[1:]}\n" for line in diff.splitlines() if not line.startswith("-"))
+        assert after in shops
+        assert sum(line.startswith("+") for line in diff.splitlines()) == 1
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_file_a_document_links_to_is_there(document: Path) -> None:
     targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text())
