@@ -524,7 +524,7 @@ export function createCore<Paths = unknown>(options: CoreOptions): Core<Paths> &
     insides: {
       http: web,
       entered: () => (start(), known.then(() => realm!)),
-      job: ({ key, job, id }, raw) => jobs.job(key, job, id, raw),
+      job: ({ key, job, id }, raw) => (start(), jobs.job(key, job, id, raw)),
     },
   };
   return self;

@@ -159,7 +159,7 @@ export function scriptedServer(options: ScriptedOptions = {}) {
 
   const end = (which: string, status: "succeeded" | "failed" | "cancelled", more: Partial<PushEvent>) => {
     const job = find(which);
-    job.view = { ...job.view, status, version: job.view.version + 1 };
+    job.view = { ...job.view, status, version: job.view.version + 1, finished_at: new Date().toISOString() };
     if (status !== "succeeded") job.view.error = more.error ?? null;
     const about = { job: job.id, name: job.name, version: job.view.version, final: true, data: undefined, ...more };
     publish("job:" + job.id, "job." + status, undefined, about as Partial<PushEvent>);

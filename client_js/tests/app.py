@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pushsvc import JobContext, Service
 
@@ -52,3 +53,20 @@ async def burst(channel: str, count: int, each: float = 0.0, start: int = 0) -> 
         if each:
             await asyncio.sleep(each)
     return count
+
+
+@dataclass
+class Report:
+    origin: str
+    flights: int
+
+
+@service.job
+async def airport_report(origin: Literal["EWR", "JFK", "LGA"], month: int = 1) -> Report:
+    """A job whose parameters and result have types."""
+    return Report(origin, month)
+
+
+@service.job
+async def tick() -> None:
+    """Takes nothing and gives nothing."""
