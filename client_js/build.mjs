@@ -20,18 +20,19 @@ const SIZES = {
 };
 
 const ENTRIES = { pushsvc: "src/index.ts", react: "src/react.ts", testing: "src/testing.ts" };
-const SMALL = {
-  module: true,
+/** Made anew each time: terser writes into what it is given. */
+const small = (module) => ({
+  module,
   ecma: 2022,
   compress: { passes: 4, unsafe_arrows: true, hoist_props: true, pure_getters: true, keep_fargs: false },
   // What begins with _ is of no interest to anybody else.
   mangle: { properties: { regex: /^_/ } },
-};
+});
 
 /** One file of these options, as small as may be. */
-async function bundle(options, how = SMALL) {
+async function bundle(options, module = true) {
   const made = await build({ bundle: true, target: "es2022", external: ["react"], logLevel: "warning", write: false, ...options });
-  return (await minify(made.outputFiles[0].text, how)).code;
+  return (await minify(made.outputFiles[0].text, small(module))).code;
 }
 
 rmSync("dist", { recursive: true, force: true });
@@ -44,7 +45,7 @@ for (const [name, entry] of Object.entries(ENTRIES)) {
   writeFileSync(`dist/cjs/${name}.js`, await bundle({ entryPoints: [entry], format: "cjs", platform: "node" }));
 }
 const script = { entryPoints: [ENTRIES.pushsvc], format: "iife", globalName: "pushsvc" };
-writeFileSync("dist/pushsvc.global.js", await bundle(script, { ...SMALL, module: false }));
+writeFileSync("dist/pushsvc.global.js", await bundle(script, false));
 
 let fits = true;
 for (const [name, [most, contents]] of Object.entries(SIZES)) {

@@ -35,7 +35,7 @@ export interface Client<Paths = unknown> extends Core<Paths> {
 export type ClientOptions = Partial<CoreOptions>;
 
 export function createClient<Paths = unknown>(options: ClientOptions = {}): Client<Paths> {
-  const shelf = "shelf" in options ? options.shelf : globalThis.localStorage === undefined ? undefined : localShelf();
+  const shelf = "shelf" in options ? options.shelf : localShelf();
   const core = createCore<Paths>({
     transports: [websocket, sse, longpoll],
     tabs: shareTabs,

@@ -84,6 +84,8 @@ const live = (page: Page, shared?: boolean) =>
 const numbers = (page: Page) => page.evaluate(() => window.heard.map(([, , data]) => data as number));
 const submit = (page: Page, name: string, params: Record<string, unknown>) =>
   page.evaluate(([name, params]) => window.client.submit(name, params).result(), [name, params] as const);
+/** Until what was submitted is in the outbox. */
+const waiting = (page: Page) => until(() => page.evaluate(async () => (await window.client.pending()).length), "it is kept");
 const count = (to: number, from = 0) => Array.from({ length: to - from }, (_, n) => n + from);
 const user = () => `page${++users}`;
 
@@ -139,16 +141,11 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
     const name = user();
     await boot(page, mint(name));
     await live(page);
-    const other = await open("/page?other");
-    await other.evaluate((token) => {
-      window.client = pushsvc.createClient({ token, tabs: undefined, outbox: undefined, shelf: undefined });
-      window.client.connect();
-    }, mint(name));
     proxy.mode = "down";
     proxy.cut();
     await until(async () => (await status(page)).state !== "live", "it is noticed");
     const job = submit(page, "burst", { channel: "user:" + name, count: 3, start: 3 });
-    await page.waitForTimeout(300);
+    await waiting(page);
     proxy.mode = "open";
     await page.evaluate(() => dispatchEvent(new Event("online")));
     await job;
@@ -167,7 +164,8 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
     let reloads = 0;
     const lines = async () => ((await page.evaluate(() => localStorage["log"] as string | undefined)) ?? "").trim().split("\n");
     while ((await lines()).length < 990 && reloads < 25) {
-      await page.waitForTimeout(150);
+      const before = (await lines()).length;
+      await until(async () => (await lines()).length > before + 30 || (await lines()).length > 990, "more was heard");
       await page.reload();
       reloads += 1;
       await boot(page, token);
@@ -265,7 +263,7 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
     await second.evaluate(() => {
       (window as unknown as { job: unknown }).job = window.client.submit("echo", { value: 7 });
     });
-    await second.waitForTimeout(200);
+    await waiting(second);
     await first.close();
     proxy.mode = "open";
     await second.evaluate(() => dispatchEvent(new Event("online")));
@@ -281,7 +279,7 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
     proxy.cut();
     await until(async () => (await status(page)).state !== "live", "it is noticed");
     const key = await page.evaluate(() => window.client.submit("echo", { value: "kept" }).key);
-    await page.waitForTimeout(300);
+    await waiting(page);
     await context.close();
     await launch();
     proxy.mode = "open";
@@ -295,6 +293,88 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
     expect(found).toEqual([[key, "kept"]]);
     expect(proxy.seen.filter((line) => line === "POST /v1/jobs")).toHaveLength(1);
     expect(await page.evaluate(() => window.client.pending().then((jobs) => jobs.length))).toBe(0);
+  });
+
+  it("what the server refuses leaves the outbox, told once; what was sent days ago is told as unknown", async () => {
+    const token = mint(user());
+    const page = await open();
+    await boot(page, token);
+    await live(page);
+    await page.evaluate(() => window.client.submit("echo", { wrong: 1 }).result().catch(() => {}));
+    expect(await page.evaluate(() => window.errors)).toEqual(["rejected invalid_params"]);
+    expect(await page.evaluate(async () => (await window.client.pending()).length)).toBe(0);
+    proxy.mode = "down";
+    proxy.cut();
+    await page.evaluate(() => void window.client.submit("echo", { value: "old" }));
+    await waiting(page);
+    await page.evaluate(async () => {
+      // As if it had been sent a week ago, and no answer had come.
+      const { user } = window.client.identity!;
+      window.client.close();
+      const { name } = (await indexedDB.databases()).find(({ name }) => name!.endsWith(":" + user))!;
+      const opened = indexedDB.open(name!);
+      await new Promise((done) => (opened.onsuccess = done));
+      const store = opened.result.transaction("out", "readwrite").objectStore("out");
+      const cursor = store.openCursor();
+      await new Promise<void>((done) => {
+        cursor.onsuccess = () => {
+          if (!cursor.result) return done();
+          cursor.result.update({ ...(cursor.result.value as object), sent: Date.now() - 7 * 86_400_000 });
+          cursor.result.continue();
+        };
+      });
+      opened.result.close();
+    });
+    proxy.mode = "open";
+    proxy.seen = [];
+    await page.reload();
+    await boot(page, token);
+    await until(() => page.evaluate(() => window.errors.length), "it was told");
+    expect(await page.evaluate(() => window.errors)).toEqual(["rejected unknown_outcome"]);
+    expect(proxy.seen.filter((line) => line.startsWith("POST /v1/jobs"))).toEqual([]);
+  });
+
+  it("where the browser keeps nothing, all else works", async () => {
+    const page = await open();
+    await page.evaluate(() => {
+      const forbidden = { get: () => { throw new DOMException("no", "SecurityError"); } };
+      for (const name of ["localStorage", "sessionStorage"]) Object.defineProperty(window, name, forbidden);
+      indexedDB.open = () => { throw new DOMException("no", "SecurityError"); };
+      Object.defineProperty(navigator, "locks", { value: undefined });
+    });
+    const name = user();
+    await page.evaluate((token) => {
+      const client = (window.client = pushsvc.createClient({ token }));
+      client.on("event", (event, where) => void (event.type === "n" && window.heard.push([where.channel, where.position, event.data])));
+      client.on("error", (error) => window.errors.push((error as { code: string }).code));
+    }, mint(name));
+    await live(page);
+    await submit(page, "burst", { channel: "user:" + name, count: 3 });
+    await until(async () => (await numbers(page)).length >= 3, "it heard");
+    expect(await numbers(page)).toEqual(count(3));
+    expect(await page.evaluate(() => window.errors)).toEqual(["storage"]);
+  });
+
+  it("a page that is left open does not grow", { timeout: 90_000 }, async () => {
+    const page = await open();
+    const name = user();
+    await page.evaluate(() => (window.boot = ({ token }) => void (window.client = pushsvc.createClient({ token })).on("event", ({ type, data }) => void (type === "n" && (window.states = [data as never])))));
+    await boot(page, mint(name));
+    await live(page);
+    const session = await context.newCDPSession(page);
+    const heap = async () => {
+      await session.send("HeapProfiler.collectGarbage");
+      return (await session.send("Runtime.getHeapUsage")).usedSize;
+    };
+    const hear = async (n: number) => {
+      await submit(page, "burst", { channel: "user:" + name, count: 1_000, start: n });
+      await until(() => page.evaluate((last) => (window.states[0] as unknown) === last, n + 999), "the last was heard");
+    };
+    for (let n = 0; n < 2; n++) await hear(n * 1_000);
+    const before = await heap();
+    for (let n = 2; n < 6; n++) await hear(n * 1_000);
+    // 4,000 events of which each left 100 bytes would be 400 kB.
+    expect((await heap()) - before).toBeLessThan(300_000);
   });
 
   it("the page comes back from the back/forward cache, and hears what it missed", async () => {
