@@ -74,6 +74,8 @@ def commands(log_level: str | None) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     # It says every connection, and every URL.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    # It says each of its plugins, when it is first needed.
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
 
 
 @commands.command()
