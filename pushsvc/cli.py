@@ -72,20 +72,20 @@ def commands(log_level: str | None) -> None:
         os.environ["PUSHSVC_LOG_LEVEL"] = log_level
     level = Settings.from_env().log_level.upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    # It says every connection, and every URL.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    # It says each of its plugins, when it is first needed.
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+    # uvicorn says every connection and every URL; the others, what nobody has asked for.
+    for talkative in ("uvicorn.error", "alembic.runtime.plugins", "watchfiles.main"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
 
 
 @commands.command()
 @_target
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=_port, help="Default 8000, or the next free one.")
+@click.option("--reload", is_flag=True, help="Start web and worker anew when the code changes; the engines stay.")
 @_data_dir
-def dev(target: str, host: str, port: int | None, data_dir: Path) -> None:
+def dev(target: str, host: str, port: int | None, reload: bool, data_dir: Path) -> None:
     """All in one: engines where no URL is set, web and worker."""
-    sys.exit(_dev(target, host, port, data_dir))
+    sys.exit(_dev(target, host, port, data_dir, reload=reload))
 
 
 @commands.command()
@@ -189,6 +189,15 @@ def worker(target: str, processes: int, alone: bool, holds: int | None, data_dir
     sys.exit(Supervisor(children, grace=service.settings.drain + 15).run())
 
 
+@commands.command("load", hidden=True)
+@_target
+def load_target(target: str) -> None:
+    """Import the service, and say what is wrong with it: what `dev` does before it starts anything."""
+    service, _ = load(target)
+    if not len(service.jobs):
+        click.echo(f"{target} has no jobs; mark a function with @service.job", err=True)
+
+
 @commands.command()
 @click.option("--restored", is_flag=True, help="The database was just restored: clients' cursors are of a future.")
 @_data_dir
@@ -272,7 +281,13 @@ def webhook_secret(sub: str, tenant: str, data_dir: Path) -> None:
 
 
 def _dev(
-    target: str, host: str, port: int | None, data_dir: Path, prepare: Callable[[Settings], None] | None = None
+    target: str,
+    host: str,
+    port: int | None,
+    data_dir: Path,
+    prepare: Callable[[Settings], None] | None = None,
+    *,
+    reload: bool = False,
 ) -> int:
     return runner.run(
         target,
@@ -281,6 +296,7 @@ def _dev(
         explicit_port=port is not None,
         data_dir=data_dir,
         prepare=prepare,
+        reload=reload,
     )
 
 

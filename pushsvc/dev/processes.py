@@ -68,10 +68,19 @@ class Command:
 class Supervisor:
     """Keeps commands running until a signal asks to stop. Lives in the main thread, where signals arrive."""
 
-    def __init__(self, commands: Sequence[Command], *, grace: float = 10.0, signals: Signals | None = None) -> None:
+    def __init__(
+        self,
+        commands: Sequence[Command],
+        *,
+        grace: float = 10.0,
+        signals: Signals | None = None,
+        renew: Callable[[], bool] | None = None,
+    ) -> None:
+        """`renew` says, after each signal, whether all are to be started anew."""
         self._children = [_Child(command) for command in commands]
         self._grace = grace
         self._signals = signals
+        self._renew = renew
 
     def run(self) -> int:
         """Run until SIGINT, SIGTERM or SIGHUP (returns 0), or until a command exits with 78 (returns 78).
@@ -94,23 +103,32 @@ class Supervisor:
             # all are reaped, even after a 78, so that none is taken for running
             if EX_CONFIG in [child.reap() for child in self._children]:
                 return EX_CONFIG
+            if self._renew is not None and self._renew() and not self._end_all(signals):
+                return 0
 
     def _until_next_start(self) -> float | None:
         due = [child.due for child in self._children if child.process is None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _stop(self, signals: Signals) -> None:
+        self._end_all(signals)
+        for child in self._children:
+            child.join()
+
+    def _end_all(self, signals: Signals) -> bool:
+        """End every process, within the grace. False: a signal to stop has cut it short."""
+        stopped = False
         for child in self._children:
             child.terminate()
         deadline = time.monotonic() + self._grace
         while any(child.running for child in self._children):
             left = deadline - time.monotonic()
-            if left <= 0 or signals.wait(left) & STOP:
+            stopped = left > 0 and bool(signals.wait(left) & STOP)
+            if left <= 0 or stopped:
                 break
         for child in self._children:
             child.kill()
-        for child in self._children:
-            child.join()
+        return not stopped
 
 
 class _Child:
@@ -179,6 +197,7 @@ class _Child:
             self.process.wait()
             self.process = None
             self._part()
+        self.due, self._delay = 0.0, _FIRST_DELAY
 
     def join(self) -> None:
         """Wait for what is left to do after the last process."""

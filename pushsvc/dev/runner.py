@@ -19,12 +19,13 @@ from pathlib import Path
 import click
 
 from .. import listening
-from ..errors import Unavailable
+from ..errors import SettingsError, Unavailable
 from ..settings import Settings
+from .changes import Changes
 from .child import describe_exit, spawn
 from .engines import Engines
-from .processes import Command, Supervisor
-from .signals import Interrupted, Signals
+from .processes import EX_CONFIG, Command, Supervisor
+from .signals import STOP, Interrupted, Signals
 
 _PORTS_TO_TRY = 100
 _POLL = 0.1
@@ -40,12 +41,14 @@ def run(
     explicit_port: bool,
     data_dir: Path,
     prepare: Callable[[Settings], None] | None = None,
+    reload: bool = False,
 ) -> int:
     """Serve `target` (MODULE:SERVICE) and work for it until a signal; the exit status.
 
     Prints `ready http://HOST:PORT` on standard output when it answers, everything else on standard error.
     `prepare` gets the complete settings once the store's tables are there, before anything is served.
-    A port that is taken is an error if `explicit_port`, else the next free one serves.
+    A port that is taken is an error if `explicit_port`, else the next free one serves. With `reload`, web and worker
+    start anew when a Python file below the working directory changes; the engines stay.
     """
     settings = Settings.from_env()
     engines = Engines(data_dir, settings, say=_say)
@@ -56,12 +59,20 @@ def run(
                 signals.during(engines.start)
                 engines.keep()
                 environment = {"PUSHSVC_SHOW_ERRORS": "true", **os.environ, **engines.environment()}
-                _migrate(signals, environment)
+                _run_command(signals, environment, "migrate")
                 if prepare is not None:
                     signals.during(partial(prepare, engines.settings))
                 commands = _commands(target, listener, environment)
-                supervisor = Supervisor(commands, grace=settings.drain + _GRACE, signals=signals)
-                with _ReadyWatch(listening.shown(listener)):
+                with contextlib.ExitStack() as stack:
+                    renew = None
+                    if reload:
+                        changes = stack.enter_context(Changes(Path.cwd(), signals.wake, data_dir))
+                        renew = partial(_is_new_and_sound, target, changes, signals, environment)
+                        _wait_until_sound(target, changes, signals, environment)
+                    else:
+                        _run_command(signals, environment, "load", target)
+                    supervisor = Supervisor(commands, grace=settings.drain + _GRACE, signals=signals, renew=renew)
+                    stack.enter_context(_ReadyWatch(listening.shown(listener)))
                     return supervisor.run()
         except Interrupted:
             return 0
@@ -78,9 +89,35 @@ def _commands(target: str, listener: socket.socket, environment: Mapping[str, st
     ]
 
 
-def _migrate(signals: Signals, environment: Mapping[str, str]) -> None:
+def _is_new_and_sound(target: str, changes: Changes, signals: Signals, environment: Mapping[str, str]) -> bool:
+    """Whether the code has changed, and can be loaded; if it can't, what was there before goes on."""
+    if not changes.taken():
+        return False
+    try:
+        _run_command(signals, environment, "load", target)
+    except SettingsError as error:
+        _say(f"{error}\nthe code from before goes on; waiting for a change")
+        return False
+    _say("the code has changed: web and worker start anew")
+    return True
+
+
+def _wait_until_sound(target: str, changes: Changes, signals: Signals, environment: Mapping[str, str]) -> None:
+    while True:
+        try:
+            return _run_command(signals, environment, "load", target)
+        except SettingsError as error:
+            _say(f"{error}\nwaiting for a change")
+        while not changes.taken():
+            if signals.wait() & STOP:
+                raise Interrupted
+
+
+def _run_command(signals: Signals, environment: Mapping[str, str], *arguments: str) -> None:
+    """Run `pushsvc …` to its end. Raises SettingsError, in its own words, where it says that it can't run like this;
+    Unavailable if it ends in another way."""
     child = spawn(
-        [sys.executable, "-m", "pushsvc", "migrate"],
+        [sys.executable, "-m", "pushsvc", *arguments],
         death_signal=signal.SIGTERM,
         env=environment,
         process_group=0,
@@ -96,7 +133,9 @@ def _migrate(signals: Signals, environment: Mapping[str, str]) -> None:
         raise
     if child.returncode != 0:
         shown = output.decode(errors="replace").strip()
-        raise Unavailable(f"pushsvc migrate ended with {describe_exit(child.returncode)}:\n{shown}")
+        if child.returncode == EX_CONFIG:
+            raise SettingsError(shown.removeprefix("pushsvc: "))
+        raise Unavailable(f"pushsvc {arguments[0]} ended with {describe_exit(child.returncode)}:\n{shown}")
 
 
 def _listen(host: str, port: int, explicit: bool) -> socket.socket:

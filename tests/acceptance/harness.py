@@ -42,7 +42,7 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
 class Process:
     """`python -m pushsvc …` as a process of its own, its output in a file. It dies with the test run."""
 
-    def __init__(self, name: str, arguments: Sequence[str], env: dict[str, str], log: Path) -> None:
+    def __init__(self, name: str, arguments: Sequence[str], env: dict[str, str], log: Path, cwd: Path = ROOT) -> None:
         self.name = name
         self.log = log
         with log.open("wb") as output:
@@ -50,7 +50,7 @@ class Process:
                 [sys.executable, "-m", "pushsvc", *arguments],
                 death_signal=signal.SIGKILL,
                 env=env,
-                cwd=ROOT,
+                cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -39,6 +39,11 @@ command, arguments = sys.argv[3], sys.argv[4:]
 if command == "migrate":
     print("migrating", os.environ["PUSHSVC_DATABASE_URL"])
     raise SystemExit((directory / "broken").exists())
+if command == "load":
+    if (directory / "unsound").exists():
+        sys.stderr.write("pushsvc: module can't be imported")
+        raise SystemExit(78)
+    raise SystemExit(0)
 if command == "worker":
     time.sleep(600)
 
