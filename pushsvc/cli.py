@@ -174,6 +174,7 @@ def worker(target: str, processes: int, alone: bool, holds: int | None, data_dir
     _use_dev_engines(data_dir)
     _count_processes("worker_processes", processes)
     service, _ = load(target)
+    service.need_workers()
     if service.idle and holds is None:
         logging.getLogger("pushsvc").warning("%s has no jobs; mark a function with @service.job", target)
     if alone or holds is not None:

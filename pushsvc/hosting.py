@@ -64,8 +64,16 @@ class Host:
     leaves; requests never do.
     """
 
-    def __init__(self, parts: Callable[[], Parts], close: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        parts: Callable[[], Parts],
+        close: Callable[[], Awaitable[None]],
+        work: Callable[[Parts, asyncio.Event], Awaitable[None]],
+    ) -> None:
         self._assembled = parts
+        self._work = work
+        self._until = asyncio.Event()
+        self._working: asyncio.Task[None] | None = None
         self._close = close
         self._parts: Parts | None = None
         self._users = 0
@@ -132,6 +140,9 @@ class Host:
             await self._close()
             raise
         self._parts, self._failed = parts, None
+        if parts.settings.inline:
+            self._until = asyncio.Event()
+            self._working = asyncio.create_task(contained("working inline", self._work(parts, self._until)))
         if self.heeds_signals:
             self._signals.watch(asyncio.get_running_loop(), self.drain)
 
@@ -144,6 +155,10 @@ class Host:
         """Drain, and close every connection."""
         self._signals.forget()
         await self.drain()
+        if self._working is not None:
+            self._until.set()
+            await self._working
+            self._working = None
         self._parts = None
         await self._close()
 
@@ -215,6 +230,7 @@ class Attachment:
         app.router.routes[:0] = [JobRoute(self._pages), Mount(at, api, name="pushsvc")]
         app.router.lifespan_context = self._joined
         app.add_exception_handler(HandedOver, on_handed_over)
+        self.state: dict[str, Any] = {}
         self._catalogue = catalogue
         self._limit = record_limit
         self._stack = app.build_middleware_stack
@@ -238,7 +254,9 @@ class Attachment:
                 await stack.enter_async_context(self._host.running())
             except Unavailable as error:
                 logger.warning("the app starts without pushsvc, which starts at its first request: %s", error)
-            yield await stack.enter_async_context(self._lifespan(app))
+            state = await stack.enter_async_context(self._lifespan(app))
+            self.state = dict(state or {})
+            yield state
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from starlette.routing import BaseRoute
 
 from .access import Admission, Connection, Login, Logins, Rate, Revocations, Slots, Targets, Tokens
-from .bus import BusClient, Publisher, Queue, RedisClient, Scope, connect, connect_bus
+from .bus import BusClient, LocalBus, LocalQueue, Publisher, Queue, RedisClient, Scope, connect, connect_bus
 from .endpoints import Office, Seals
 from .errors import BadRequest, SettingsError
 from .hub import Hub
@@ -97,6 +97,7 @@ class Parts:
         )
         self.scope = Scope(settings.deployment, self.postgres.identity)
         self._clients: list[BusClient] = []
+        self._local = LocalBus(alone=settings.web_processes <= 1) if settings.inline else None
         self._publisher: Publisher | None = None
         self._hub: Hub | None = None
         self._courier: Courier | None = None
@@ -130,13 +131,22 @@ class Parts:
     def redis(self) -> RedisClient:
         return self._client(self.settings.need("redis_url"))
 
+    @property
+    def _bus(self) -> str | LocalBus:
+        return self.settings.bus if self._local is None else self._local
+
     @cached_property
     def queue(self) -> Queue:
+        if self._local is not None:
+            return LocalQueue()
         blocking = self._client(self.settings.need("redis_url"), blocking=True)
         return Queue(self.redis, blocking, self.scope, self.settings.queue)
 
     @cached_property
     def publisher(self) -> Publisher:
+        if self._local is not None:
+            self._publisher = Publisher(self._local, self.scope)
+            return self._publisher
         bus: BusClient = self.redis
         if self.settings.bus_url:
             bus = connect_bus(self.settings.bus)
@@ -199,7 +209,7 @@ class Parts:
     def hub(self) -> Hub:
         self._hub = Hub(
             self.events,
-            self.settings.bus,
+            self._bus,
             self.scope,
             top_check=self.settings.top_check,
             last_progress=self.publisher.last_progress,
@@ -212,6 +222,8 @@ class Parts:
 
     @cached_property
     def health(self) -> Health:
+        if self._local is not None:
+            return Health(self.beats)
         return Health(self.beats, self.queue, self.publisher if self.settings.bus_url else None)
 
     def worker(self, holds: Holds) -> Worker:
@@ -224,6 +236,7 @@ class Parts:
             databases=self.databases,
             settings=self.settings,
             holds=holds,
+            bus=self._bus,
         )
 
     def keeper(self, holds: Holds, end: Callable[[], None] | None, *, end_first: bool) -> Keeper:
@@ -259,6 +272,7 @@ class Parts:
             views=self.views,
             settings=self.settings,
             problem=problem_response,
+            inline=self.settings.inline,
         )
 
     @cached_property

@@ -72,7 +72,7 @@ class Service:
         }
         self._session_class = check_session_class(session_class)
         self._handles = itertools.count(1)
-        self._host = Host(self._own_parts, self.close)
+        self._host = Host(self._own_parts, self.close, self._work_inline)
         self._asgi: ServiceApp | None = None
         self._login = principal
         self._catalogue = Catalogue(self.jobs, self._replay)
@@ -348,14 +348,24 @@ class Service:
         self._need_settings(web=web)
         parts = self._assembled(self.settings.endpoint_connections)
         try:
-            _ = parts.redis, parts.publisher, parts.callback_url, parts.signing_secrets, web and parts.tokens
+            _ = parts.queue, parts.publisher, parts.callback_url, parts.signing_secrets, web and parts.tokens
             await parts.check()
         finally:
             await parts.close()
 
     def _need_settings(self, *, web: bool) -> None:
         signs = web or not self.settings.webhook_secrets
-        self.settings.need_all("database_url", "redis_url", *(("secret",) if signs else ()))
+        if self.settings.inline:
+            self.settings.need_all("database_url", "secret")
+        else:
+            self.settings.need_all("database_url", "redis_url", *(("secret",) if signs else ()))
+
+    def need_workers(self) -> None:
+        """Raises SettingsError where workers have nothing to do."""
+        if self.settings.inline:
+            raise SettingsError(
+                "PUSHSVC_BACKEND is inline: the processes that serve run the jobs, and need no worker"
+            )
 
     async def examine(self) -> Examination:
         """What `pushsvc doctor` looks at. Raises nothing because something is broken: that is what it finds."""
@@ -377,6 +387,7 @@ class Service:
         the process. Without it, its jobs go to other workers then. Raises Unavailable when jobs that were stopped and
         run on have taken all places: the process is to be started again.
         """
+        self.need_workers()
         self._need_settings(web=False)
         holds = Holds.of_this_process(self.settings.max_jobs) if holds is None else holds
         self._working = parts = self._assembled(self.settings.max_jobs, hurried=False)
@@ -386,11 +397,7 @@ class Service:
             app = self._attached.app if self._attached is not None else None
             with self._looked_after(worker, holds, kept, end):
                 async with in_worker(app) as state:
-                    if app is not None and self._catalogue.options:
-                        limit = self.settings.result_limit
-                        self._replayer = Replayer(app, state, parts.records, parts.seals, limit)
-                        threads = to_thread.current_default_thread_limiter()
-                        threads.total_tokens = max(threads.total_tokens, self.settings.max_jobs)
+                    self._replayer = self._replaying(parts, state)
                     await self._work(parts, worker, courier, until)
         finally:
             await parts.close()
@@ -423,6 +430,23 @@ class Service:
             await parts.keeper(holds, end, end_first=end_first).run()
         finally:
             await parts.close()
+
+    def _replaying(self, parts: Parts, state: Mapping[str, Any]) -> Replayer | None:
+        """For the endpoints of an attached app, if it has any that may answer later."""
+        if self._attached is None or not self._catalogue.options:
+            return None
+        threads = to_thread.current_default_thread_limiter()
+        threads.total_tokens = max(threads.total_tokens, self.settings.max_jobs)
+        app, limit = self._attached.app, self.settings.result_limit
+        return Replayer(app, state, parts.records, parts.seals, limit)
+
+    async def _work_inline(self, parts: Parts, until: asyncio.Event) -> None:
+        """Run the jobs in the process that serves, beside the web half and on its parts."""
+        holds = Holds.of_this_process(self.settings.max_jobs)
+        worker = parts.worker(holds)
+        self._replayer = self._replaying(parts, self._attached.state if self._attached is not None else {})
+        with self._looked_after(worker, holds, kept=True, end=None):
+            await self._work(parts, worker, parts.courier, until)
 
     async def _work(self, parts: Parts, worker: Worker, courier: Courier, until: asyncio.Event) -> None:
         sweeping = asyncio.create_task(parts.sweeper.run(), name="sweeper")

@@ -78,7 +78,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     bus_url: SecretStr | None = None
     secret: SecretStr | None = None
     # `inline` comes with the endpoints that may answer later; until then it is refused rather than ignored.
-    backend: Literal["arq"] = "arq"
+    backend: Literal["arq", "inline"] = "arq"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     root_path: Annotated[str, Field(pattern=r"^(/[^/?#\s]+)*$")] = ""
@@ -138,6 +138,16 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
             return {**values, "deployment": values.get("queue", cls.model_fields["queue"].default)}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _need_no_workers(cls, values: Any) -> Any:
+        # Their connections need not be budgeted.
+        return (
+            {**values, "worker_processes": 0}
+            if isinstance(values, dict) and values.get("backend") == "inline"
+            else values
+        )
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
         """Read `PUSHSVC_*`.
@@ -195,6 +205,11 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
             raise SettingsError(
                 f"{listed} {are} not set; set {them}, or use `pushsvc dev`, which brings engines of its own"
             )
+
+    @property
+    def inline(self) -> bool:
+        """Whether the processes that serve run the jobs too, without Redis."""
+        return self.backend == "inline"
 
     @property
     def endpoint_connections(self) -> int:

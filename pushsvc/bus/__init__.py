@@ -4,6 +4,7 @@ from .cluster import BusClient, Cluster, connect_bus
 from .connection import LONGEST_WAIT, RedisClient, connect
 from .faults import FAULTS, away, described
 from .link import Ear
+from .local import LocalBus, LocalQueue, listen
 from .publisher import Publisher, said
 from .queue import Claimed, Queue, Queued
 from .scope import Scope
@@ -16,6 +17,8 @@ __all__ = [
     "Claimed",
     "Cluster",
     "Ear",
+    "LocalBus",
+    "LocalQueue",
     "Publisher",
     "Queue",
     "Queued",
@@ -26,5 +29,6 @@ __all__ = [
     "connect",
     "connect_bus",
     "described",
+    "listen",
     "said",
 ]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from .cluster import Cluster
@@ -33,8 +34,10 @@ class Outlet(Protocol):
         """Raises what FAULTS lists."""
 
 
-def outlet_of(redis: RedisClient | Cluster) -> Outlet:
-    return _Shards(redis) if isinstance(redis, Cluster) else _Server(redis)
+def outlet_of(bus: RedisClient | Cluster | Outlet) -> Outlet:
+    if isinstance(bus, Cluster):
+        return _Shards(bus)
+    return _Server(bus) if isinstance(bus, Redis) else bus
 
 
 class _Server:

@@ -15,7 +15,7 @@ from ..tasks import tolerated
 from .cluster import Cluster
 from .connection import RedisClient
 from .faults import FAULTS, away
-from .outlet import Message, outlet_of
+from .outlet import Message, Outlet, outlet_of
 from .scope import Scope
 
 logger = logging.getLogger(__name__)
@@ -37,9 +37,9 @@ UNSAID_LIMIT = 4 * 1024**2
 class Publisher:
     """Publishes in batches: what comes while one round trip is under way goes with the next."""
 
-    def __init__(self, redis: RedisClient | Cluster, scope: Scope) -> None:
+    def __init__(self, bus: RedisClient | Cluster | Outlet, scope: Scope) -> None:
         self.scope = scope
-        self._outlet = outlet_of(redis)
+        self._outlet = outlet_of(bus)
         self._later: list[Message] = []
         self._timer: asyncio.TimerHandle | None = None
         self._batches: dict[Hashable, Batcher[list[Message], None]] = {}

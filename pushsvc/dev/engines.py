@@ -90,11 +90,11 @@ class Engines:
 
     def environment(self) -> dict[str, str]:
         """What a child process needs in its environment to use these engines."""
-        return {
+        found = {
             "PUSHSVC_DATABASE_URL": self._settings.need("database_url"),
-            "PUSHSVC_REDIS_URL": self._settings.need("redis_url"),
             "PUSHSVC_SECRET": self._settings.need("secret"),
         }
+        return found if self._settings.inline else found | {"PUSHSVC_REDIS_URL": self._settings.need("redis_url")}
 
     def __enter__(self) -> Self:
         self.start()
@@ -115,7 +115,7 @@ class Engines:
     def _missing(self) -> list[Engine]:
         if self._settings.database_url is None:
             self.postgres = EmbeddedPostgres(self.data_dir / "postgres", cancel=self._cancel)
-        if self._settings.redis_url is None:
+        if self._settings.redis_url is None and not self._settings.inline:
             self.valkey = EmbeddedValkey(self.data_dir / "valkey", cancel=self._cancel)
         return self._running()
 

@@ -62,7 +62,7 @@ def run(
                 _run_command(signals, environment, "migrate")
                 if prepare is not None:
                     signals.during(partial(prepare, engines.settings))
-                commands = _commands(target, listener, environment)
+                commands = _commands(target, listener, environment, inline=settings.inline)
                 with contextlib.ExitStack() as stack:
                     renew = None
                     if reload:
@@ -80,13 +80,14 @@ def run(
             engines.stop()
 
 
-def _commands(target: str, listener: socket.socket, environment: Mapping[str, str]) -> list[Command]:
+def _commands(
+    target: str, listener: socket.socket, environment: Mapping[str, str], *, inline: bool = False
+) -> list[Command]:
     pushsvc = [sys.executable, "-m", "pushsvc"]
     fd = listener.fileno()
-    return [
-        Command("serve", [*pushsvc, "serve", target, "--fd", str(fd)], environment, pass_fds=(fd,)),
-        Command("worker", [*pushsvc, "worker", target, "--alone"], environment),
-    ]
+    serve = Command("serve", [*pushsvc, "serve", target, "--fd", str(fd)], environment, pass_fds=(fd,))
+    worker = Command("worker", [*pushsvc, "worker", target, "--alone"], environment)
+    return [serve] if inline else [serve, worker]
 
 
 def _is_new_and_sound(target: str, changes: Changes, signals: Signals, environment: Mapping[str, str]) -> bool:

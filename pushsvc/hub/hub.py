@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import telemetry, wire
-from ..bus import Ear, Scope, Subscriber
+from ..bus import Ear, LocalBus, Scope, listen
 from ..domain import Channel, Place, Position
 from ..errors import NotFound, Unavailable
 from ..store import ChannelState, EventStore, Page, locate
@@ -53,7 +53,7 @@ class Hub:
     def __init__(
         self,
         events: EventStore,
-        bus_url: str,
+        bus: str | LocalBus,
         scope: Scope,
         *,
         top_check: float = 20.0,
@@ -63,7 +63,7 @@ class Hub:
         self._topic = scope.topic
         self._feeds: dict[Channel, Feed] = {}
         self._ears: dict[bytes, Ear] = {}
-        self._bus = Subscriber(bus_url, self._ears, self._bus_changed, self._bus_changed)
+        self._bus = listen(bus, self._ears, self._bus_changed, self._bus_changed)
         self._tops = TopCheck(events, self._bus, self._feeds, self._repair, top_check)
         self._last_progress = last_progress
         self._subscriptions: dict[Listener, dict[Channel, Subscription]] = {}

@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from .. import telemetry, wire
-from ..bus import FAULTS, Ear, Publisher, Queue, Subscriber, away
+from ..bus import FAULTS, Ear, LocalBus, Publisher, Queue, away, listen
 from ..domain import (
     Channel,
     Claim,
@@ -59,6 +59,7 @@ class Worker:
         databases: Mapping[str, DatabasePool],
         settings: Settings,
         holds: Holds,
+        bus: str | LocalBus | None = None,
     ) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{new_job_id()[-6:]}"
         self._registry = registry
@@ -79,7 +80,7 @@ class Worker:
         """Whether there is no place left that could ever take another job: the process is to be started again."""
         self._wakeup = Wakeup(queue, lambda: self._room() > 0)
         self._ears: dict[bytes, Ear] = {}
-        self._cancels = Subscriber(settings.bus, self._ears)
+        self._cancels = listen(settings.bus if bus is None else bus, self._ears)
         self._background = Background()
         self._token: str | None = None
         self._stopping = False

@@ -124,7 +124,8 @@ class Doctor:
 
     async def examine(self) -> Examination:
         """Look at everything, side by side where that does not disturb what is measured."""
-        lacking = [name for name in ("database_url", "redis_url", "secret") if getattr(self._settings, name) is None]
+        needed = ("database_url", "secret") if self._settings.inline else ("database_url", "redis_url", "secret")
+        lacking = [name for name in needed if getattr(self._settings, name) is None]
         named = self._urls if self._store_url is None else {**self._urls, STORE: self._store_url}
         databases = [await self._database(url, names) for url, names in _by_url(named)]
         engines = [await _redis(url, names) for url, names in _by_url(self._redis_urls())]
@@ -149,7 +150,7 @@ class Doctor:
         )
 
     def _redis_urls(self) -> dict[str, str]:
-        if self._settings.redis_url is None:
+        if self._settings.redis_url is None or self._settings.inline:
             return {}
         return {"queue": self._settings.need("redis_url"), "bus": self._settings.bus}
 

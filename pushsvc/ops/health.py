@@ -24,10 +24,13 @@ Check = Callable[[], Awaitable[object]]
 
 
 class Health:
-    """The two checks of a web process. `publisher` is only given where pub/sub has a Redis of its own."""
+    """The two checks of a web process. `queue` is given where there is a Redis, `publisher` where pub/sub has another
+    one."""
 
-    def __init__(self, beats: Beats, queue: Queue, publisher: Publisher | None = None) -> None:
-        self._checks: dict[str, Check] = {"postgres": lambda: beats.beat(WITHIN), "redis": queue.check}
+    def __init__(self, beats: Beats, queue: Queue | None = None, publisher: Publisher | None = None) -> None:
+        self._checks: dict[str, Check] = {"postgres": lambda: beats.beat(WITHIN)}
+        if queue is not None:
+            self._checks["redis"] = queue.check
         if publisher is not None:
             self._checks["bus"] = publisher.check
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -14,6 +16,9 @@ from ..transports import Waiter
 from .callers import Callers, OwnJobs
 from .reading import JSON, RETRY_AFTER, one_header, read_body, root
 from .views import JobViews
+
+INLINE_WAIT = 24 * 3600.0
+"""Seconds that a submission waits at most for what runs in its own process."""
 
 
 class Submit:
@@ -46,11 +51,14 @@ class Submit:
         accepted = await self._door.submit(principal, body.job, body.params, key, body.options)
         job, mark = accepted.job, accepted.mark
         headers = {"Location": self._views.path(job, root(request))}
-        if wait is not None:
+        if self._settings.inline and job.run_at <= datetime.now(UTC):
+            # It runs here: whoever has submitted it gets it when it has ended.
+            wait = INLINE_WAIT
+        elif wait is not None:
             headers["Preference-Applied"] = f"wait={wait:g}"
-            if await self._waiter.until_final(principal, job, wait):
-                job = await self._own.again(job)
-                return Response(await self._views.view(job, mark=mark, prefix=root(request)), 200, headers, JSON)
+        if wait is not None and await self._waiter.until_final(principal, job, wait):
+            job = await self._own.again(job)
+            return Response(await self._views.view(job, mark=mark, prefix=root(request)), 200, headers, JSON)
         view = await self._views.view(job, accepted.cursor, mark, root(request))
         return Response(view, 202, {**headers, "Retry-After": RETRY_AFTER}, JSON)
 
