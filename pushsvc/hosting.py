@@ -238,8 +238,11 @@ class Attachment:
 
     def _with_layer(self) -> ASGIApp:
         """The app's stack with our layer outside of all, once every route is there."""
+        stack = self._stack()
         name_places(self.app.routes)
-        return Layer(self._stack(), self._office, self._pages, self._limit)
+        if not self._catalogue.places and not self._catalogue.options:
+            return stack
+        return Layer(stack, self._office, self._pages, self._limit)
 
     async def _office(self) -> Office:
         return (await self._host.ensure()).office

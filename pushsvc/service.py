@@ -23,7 +23,18 @@ from .domain import Channel, Json, Position, Revocation, check_channel, check_na
 from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Render, Replayer
 from .errors import BadRequest, PushsvcError, SettingsError, Unavailable
 from .hosting import Attachment, Host, ServiceApp, in_worker
-from .jobs import Holds, JobContext, JobSpec, OwnLoop, PgSettingsFor, Registry, Watch, Worker, params_model
+from .jobs import (
+    Holds,
+    JobContext,
+    JobSpec,
+    OwnLoop,
+    PgSettingsFor,
+    Registry,
+    Watch,
+    Worker,
+    current_job,
+    params_model,
+)
 from .ops import KEEPER_CONNECTIONS, Doctor, Examination
 from .parts import Parts
 from .queries import Database, PgSettings, check_session_class
@@ -284,16 +295,18 @@ class Service:
 
         The same methods, within the same bound: the executor of this process and one connection of its own.
         At the block's end, what was not awaited is cancelled. `name`, by default that of the calling
-        function, goes into the SQL comment (`/*endpoint='…'*/`). `pg_settings` are settings of PostgreSQL's, `role`
-        included, that hold for all that is asked in the block. Raises SettingsError when there is no such
-        database, and for what can't be a setting.
+        function, goes into the SQL comment (`/*endpoint='…'*/`); while a job runs, its name and id do. `pg_settings`
+        are settings of PostgreSQL's, `role` included, that hold for all that is asked in the block. Raises
+        SettingsError when there is no such database, and for what can't be a setting.
         """
         name = sys._getframe(1).f_code.co_name if name is None else check_name(name, "the name of queries")
         pool = self.parts.databases.get(database)
         if pool is None:
             raise SettingsError(f"there is no database named {database!r}; see Service(databases={{…}})")
+        job = current_job()
+        tags = {"job": job.name, "job_id": job.id} if isinstance(job, JobContext) else {"endpoint": name}
         owner = f"{name} {next(self._handles)}"
-        return Database(pool, owner=owner, tags={"endpoint": name}, pg_settings=pg_settings)
+        return Database(pool, owner=owner, tags=tags, pg_settings=pg_settings)
 
     async def close(self) -> None:
         """Close all connections of this process. An app made by `asgi` does so by itself."""

@@ -83,6 +83,8 @@ class Call:
     async def send(self, message: Message) -> None:
         """The app's own answer goes on; the stand-in's does not."""
         if self.decision is None:
+            # It has its answer: nothing of it will be recorded any more.
+            self.body.drop()
             await self._send(message)
         elif message["type"] == "http.response.start":
             self.allowed = [

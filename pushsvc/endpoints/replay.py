@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message
 
 from ..domain import Json
 from ..errors import JobFailed, WorkerLost
-from ..jobs import Answered, JobContext, enter
+from ..jobs import Answered, JobContext
 from ..store import Entered, RecordStore
 from ..tasks import Background
 from .answer import Answer, bound_cookies
@@ -63,7 +63,6 @@ class Replayer:
         exchange = _Exchange(job.id, entered, self._records, self._seals, self._limit)
         scope = {**request.scope(self._state), REPLAY: job}
         started = time.monotonic()
-        enter(job)
         call = asyncio.create_task(self._called(scope, exchange), name=f"replay:{job.id}")
         first: list[asyncio.Future[Any]] = [call, exchange.complete]
         try:

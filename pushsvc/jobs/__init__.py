@@ -3,7 +3,7 @@
 from .announce import Announcer
 from .cancel import Canceller
 from .context import JobContext, PgSettingsFor
-from .current import NoJob, current_job, enter
+from .current import NoJob, current_job
 from .holds import Holds
 from .keeper import Keeper, OwnLoop
 from .publications import Publications
@@ -36,6 +36,5 @@ __all__ = [
     "Worker",
     "current_job",
     "encode",
-    "enter",
     "params_model",
 ]

@@ -25,6 +25,7 @@ from ..errors import (
 from ..store import Requeue
 from ..tasks import contained
 from .context import JobContext
+from .current import enter
 from .failures import Failure
 from .limits import backoff
 from .registry import JobSpec, Registry
@@ -214,6 +215,7 @@ class Attempt:
         try:
             arguments = spec.arguments(self.claim.params)
             context = self._context = self._open_context(self.claim)
+            enter(context)
             if spec.context is not None:
                 arguments[spec.context] = context
             try:

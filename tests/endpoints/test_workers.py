@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from pushsvc import Service
@@ -266,3 +267,83 @@ async def test_what_is_kept_of_an_answer_goes_with_its_job(settings: Settings) -
         assert await site.rows("SELECT 1 FROM pushsvc.answers")
         await site.rows("DELETE FROM pushsvc.jobs")
         assert await site.rows("SELECT 1 FROM pushsvc.answers") == []
+
+
+# Limits, and what is told
+
+
+async def test_an_answer_that_never_ends_is_ended_by_its_timeout(settings: Settings) -> None:
+    async def endless(request: Request) -> Response:
+        async def lines() -> Any:
+            while True:
+                yield "again\n"
+                await asyncio.sleep(0.01)
+
+        return StreamingResponse(lines())
+
+    service = Service(settings=settings)
+    mark = service.respond_async(wait=20, timeout=0.3)
+    app = Starlette(routes=[Route("/slow", endless, middleware=[mark])])
+    service.attach(app)
+    async with opened(service, app) as site, site.client() as http:
+        answer = await http.get("/slow")
+        assert (answer.status_code, answer.json()["code"]) == (504, "job_timed_out")
+
+
+async def test_an_answer_over_the_limit_fails_in_words(settings: Settings) -> None:
+    async def large(request: Request) -> Response:
+        return PlainTextResponse("x" * 2000)
+
+    service = Service(settings=settings.model_copy(update={"result_limit": 1000}))
+    app = Starlette(routes=[Route("/slow", large, middleware=[service.respond_async(wait=20)])])
+    service.attach(app)
+    async with opened(service, app) as site, site.client() as http:
+        answer = await http.get("/slow")
+        assert answer.status_code == 500
+        assert "PUSHSVC_RESULT_LIMIT" in answer.json()["detail"]
+
+
+async def test_an_answer_cannot_break_out_of_its_headers(settings: Settings) -> None:
+    async def splitting(request: Request) -> Response:
+        response = PlainTextResponse("x")
+        response.raw_headers.append((b"x-a", b"b\r\nset-cookie: a=b"))
+        return response
+
+    service = Service(settings=settings)
+    app = Starlette(routes=[Route("/slow", splitting, middleware=[service.respond_async(wait=20)])])
+    service.attach(app)
+    async with opened(service, app) as site, site.client() as http:
+        answer = await http.get("/slow")
+        assert (answer.status_code, "set-cookie" in answer.headers) == (500, False)
+
+
+async def test_queries_of_an_endpoint_lead_back_to_its_job(settings: Settings) -> None:
+    async def asking(request: Request) -> Response:
+        async with service.queries() as db:
+            rows = await db.async_find_by_sql("SELECT query FROM pg_stat_activity WHERE pid = pg_backend_pid()")
+        return PlainTextResponse(str(rows))
+
+    service = Service(settings=settings)
+    app = Starlette(routes=[Route("/slow", asking, name="asks", middleware=[service.respond_async(wait=20)])])
+    service.attach(app)
+    async with opened(service, app) as site, site.client() as http:
+        assert "job=\\'asks\\',job_id=" in (await http.get("/slow")).text.replace('"', "").replace("'", "\\'")
+
+
+async def test_the_log_says_nothing_that_a_request_said(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    async def failing(request: Request) -> Response:
+        await request.body()
+        raise LookupError("of no interest")
+
+    service = Service(settings=settings)
+    app = Starlette(routes=[Route("/slow", failing, methods=["POST"], middleware=[service.respond_async(wait=20)])])
+    service.attach(app)
+    secrets = {"Cookie": "session=whispered", "Authorization": "Bearer unspoken", "X-Key": "told-nobody"}
+    async with opened(service, app) as site, site.client(headers=secrets) as http:
+        await http.post("/slow?card=numbered", content=b"quite-secret")
+    ours = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("pushsvc"))
+    assert "of no interest" in ours
+    for word in ("whispered", "unspoken", "told-nobody", "numbered", "quite-secret"):
+        assert word not in ours
