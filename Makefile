@@ -46,6 +46,7 @@ soak: $(VENV)/dev
 
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.endpoints
 	$(BIN)/python -m benchmarks.queries
 	$(BIN)/python -m benchmarks.fanout --markdown
 	$(BIN)/python -m benchmarks.deaf
