@@ -14,7 +14,7 @@ import struct
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,8 +63,7 @@ class Holds:
     @classmethod
     def shared(cls, places: int) -> tuple[Holds, int]:
         """For another process to write to: what it opens with `opened`, and is to be closed here then."""
-        file, path = tempfile.mkstemp(prefix="pushsvc-holds-")
-        os.unlink(path)
+        file = _unnamed_file()
         size = _HEAD.size + places * _SIZE
         os.ftruncate(file, size)
         return cls(mmap.mmap(file, size)), file
@@ -172,6 +171,17 @@ class Holds:
                 job, version, until, timeout, on_limit, tries = _PLACE.unpack(data)
                 return Held(JobId(job.decode()), version, until, timeout, _ON_LIMIT[on_limit], tries)
         return None
+
+
+def _unnamed_file() -> int:
+    """One that is gone when the last process has closed it; in memory where that can be, as a container may have no
+    file system to write to."""
+    in_memory: Callable[[str], int] | None = getattr(os, "memfd_create", None)
+    if in_memory is not None:
+        return in_memory("pushsvc-holds")
+    file, path = tempfile.mkstemp(prefix="pushsvc-holds-")
+    os.unlink(path)
+    return file
 
 
 def first_to_go(held: Iterable[Held]) -> float:
