@@ -389,6 +389,7 @@ TASKS = {
     "bus/link.py Link.lost_within": "awaited there",
     # Beginning and end of a process: whoever asked for it awaits it.
     "hosting.py Host._start_once": "awaited there",
+    "hosting.py Host._start": "contained",
     "hosting.py _AtSignal.watch.start": "contained",
     "hosting.py _Lifespan.start": "awaited by start and stop",
     "hosting.py _Lifespan._answer": "awaited there",
