@@ -231,6 +231,7 @@ class Attachment:
         app.router.lifespan_context = self._joined
         app.add_exception_handler(HandedOver, on_handed_over)
         self.state: dict[str, Any] = {}
+        """What the app's lifespan gives to each request, once it has begun."""
         self._catalogue = catalogue
         self._limit = record_limit
         self._stack = app.build_middleware_stack
@@ -258,7 +259,7 @@ class Attachment:
             except Unavailable as error:
                 logger.warning("the app starts without pushsvc, which starts at its first request: %s", error)
             state = await stack.enter_async_context(self._lifespan(app))
-            self.state = dict(state or {})
+            self.state.update(state or {})
             yield state
 
 

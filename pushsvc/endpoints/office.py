@@ -30,6 +30,8 @@ from .sealing import Seals
 RETRY_AFTER = "1"
 LOOK = 30.0
 """Seconds of waiting for one answer at a time, where it takes as long as it takes."""
+GOING_LOOK = 0.1
+"""Seconds between two looks at a job while this process is going away."""
 
 
 class Views(Protocol):
@@ -176,9 +178,20 @@ class Office:
                 if await until_ended(self.hub, job, LOOK):
                     return True
                 if loop.time() - began < LOOK / 2:
-                    return False
+                    return await self._finished_in_the_end(job)
         except NotFound:
             return True
+
+    async def _finished_in_the_end(self, job: Job) -> bool:
+        """This process is going away, and nobody tells it anything more: look, for as long as it may take to go."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.settings.drain
+        while loop.time() < until:
+            found = await self.jobs.get(job.tenant, job.id)
+            if found is None or found.status.terminal:
+                return True
+            await asyncio.sleep(GOING_LOOK)
+        return False
 
     async def cancel(self, handled: Handled) -> None:
         """For this request only, where others share its job."""

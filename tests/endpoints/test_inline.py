@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -130,3 +132,27 @@ async def test_the_doctor_misses_neither_redis_nor_workers(inline: Settings) -> 
     assert (found.lacking, found.redis) == ((), ())
     assert settings.worker_processes == 0
     assert all(each.fits for each in found.allotments)
+
+
+async def test_an_endpoint_has_the_state_of_its_lifespan_and_ends_while_its_server_goes(inline: Settings) -> None:
+    opened_gate, entered = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, str]]:
+        yield {"engine": "on"}
+
+    async def slow(request: Request) -> Response:
+        entered.set()
+        await opened_gate.wait()
+        return JSONResponse(request.state.engine)
+
+    service = Service(settings=inline)
+    app = Starlette(routes=[Route("/slow", slow, middleware=[service.respond_async()])], lifespan=lifespan)
+    service.attach(app)
+    async with opened(service, app, worker=False) as site, site.client() as http:
+        asking = asyncio.create_task(http.get("/slow"))
+        await entered.wait()
+        await service.drain()
+        opened_gate.set()
+        answer = await asking
+        assert (answer.status_code, answer.json()) == (200, "on")
