@@ -20,9 +20,9 @@ from starlette.types import ASGIApp
 
 from .access import DEFAULT_SCOPES, Login
 from .domain import Channel, Json, Position, Revocation, check_channel, check_name, check_subject, check_tenant
-from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Render, Replayer
+from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Render, Replayer, in_worker
 from .errors import BadRequest, PushsvcError, SettingsError, Unavailable
-from .hosting import Attachment, Host, ServiceApp, in_worker
+from .hosting import Attachment, Host, ServiceApp
 from .jobs import (
     Holds,
     JobContext,
