@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .domain import Principal
     from .endpoints import WaitingPage
     from .errors import JobError, PushsvcError
-    from .jobs import JobContext, current_job
+    from .jobs import Handle, JobContext, current_job
     from .queries import Database, Promise
     from .service import Service
     from .settings import Settings
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __version__ = version("pushsvc")
 __all__ = [
     "Database",
+    "Handle",
     "JobContext",
     "JobError",
     "Principal",
@@ -32,6 +33,7 @@ __all__ = [
 
 _WHERE = {
     "Database": "queries",
+    "Handle": "jobs",
     "JobContext": "jobs",
     "JobError": "errors",
     "Principal": "domain",

@@ -340,6 +340,8 @@ class Submission:
     coalesce: bool = False
     mark: str | None = None
     """Of one that may coalesce: by which it is cancelled, and not the others that have become the same job."""
+    parent: str | None = None
+    """The job that submits it, if one does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +373,7 @@ class Claim:
     max_attempts: int
     deadline: datetime | None
     channels: tuple[str, ...]
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

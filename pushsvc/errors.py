@@ -12,7 +12,7 @@
     ├── Unavailable            PostgreSQL or Redis is away; try again
     │   └── QueryBroken        it went away in the midst of a job's query
     ├── JobError               how a job ended when it did not succeed
-    │   ├── JobFailed  JobTimedOut  WorkerLost  JobCancelled  JobExpired
+    │   └── JobFailed  JobTimedOut  WorkerLost  JobCancelled  JobExpired  ResultMismatch
     └── QueryError             a promise's misuse (a query's own error is raised as it is)
         ├── QueryCancelled  TransactionOpen  RecordNotFound
 
@@ -290,6 +290,12 @@ class JobError(PushsvcError):
             raise ValueError(
                 f"{type(self).__name__}: its members have more than {DETAIL} bytes; give a result instead"
             )
+
+
+class ResultMismatch(JobError):
+    """The result is not what the job's signature says."""
+
+    code = "result_mismatch"
 
 
 class JobFailed(JobError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
+from typing import Any, TypeVar
 
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
@@ -13,16 +15,34 @@ from starlette.routing import BaseRoute
 
 from .access import Admission, Connection, Login, Logins, Rate, Revocations, Slots, Targets, Tokens
 from .bus import BusClient, LocalBus, LocalQueue, Publisher, Queue, RedisClient, Scope, connect, connect_bus
+from .domain import JobId
 from .endpoints import Office, Seals
 from .errors import BadRequest, SettingsError
 from .hub import Hub
-from .jobs import Announcer, Canceller, Holds, Keeper, Publications, Registry, Submitter, Sweeper, Worker
+from .jobs import (
+    Announcer,
+    CallOptions,
+    Canceller,
+    Committed,
+    Follower,
+    Holds,
+    JobContext,
+    Keeper,
+    Parent,
+    Publications,
+    Registry,
+    Submitter,
+    Sweeper,
+    Worker,
+)
+from .jobs import Submit as SubmitJob
 from .ops import Health, ProbedRegistry, check_budget
 from .queries import DatabasePool
 from .settings import Settings
 from .store import (
     UNHURRIED,
     Beats,
+    Ear,
     EventStore,
     JobStore,
     PositionStore,
@@ -31,6 +51,7 @@ from .store import (
     Retention,
     TicketStore,
     WebhookStore,
+    Within,
     check_schema,
 )
 from .transports import Cursors, Desk, Gate, RevocationListener, Streams, Waiter
@@ -57,6 +78,8 @@ from .webhooks.courier import Courier
 from .webhooks.sender import Sender
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Parts:
@@ -101,6 +124,7 @@ class Parts:
         self._publisher: Publisher | None = None
         self._hub: Hub | None = None
         self._courier: Courier | None = None
+        self._follower: Follower | None = None
         self.targets = Targets(settings.webhook_allow)
 
     async def check(self) -> None:
@@ -226,7 +250,7 @@ class Parts:
             return Health(self.beats)
         return Health(self.beats, self.queue, self.publisher if self.settings.bus_url else None)
 
-    def worker(self, holds: Holds) -> Worker:
+    def worker(self, holds: Holds, state: Any = None) -> Worker:
         return Worker(
             registry=ProbedRegistry(self.jobs),
             store=self.store,
@@ -237,6 +261,8 @@ class Parts:
             settings=self.settings,
             holds=holds,
             bus=self._bus,
+            submit=self.child_of,
+            state=state,
         )
 
     def keeper(self, holds: Holds, end: Callable[[], None] | None, *, end_first: bool) -> Keeper:
@@ -281,7 +307,47 @@ class Parts:
 
     @cached_property
     def submitter(self) -> Submitter:
-        return Submitter(self.jobs, self.store, self.events, self.queue, self.settings)
+        return Submitter(self.jobs, self.store, self.within, self.events, self.queue, self.settings)
+
+    @cached_property
+    def within(self) -> Within:
+        return Within(self.postgres)
+
+    @cached_property
+    def committed(self) -> Committed:
+        return Committed(self.within, Ear(self.url, self.settings.deployment), self.queue)
+
+    @cached_property
+    def follower(self) -> Follower:
+        self._follower = Follower(self.store, self.publisher, self._bus)
+        return self._follower
+
+    @property
+    def over(self) -> bool:
+        """Whether the event loop that its connections belong to has been closed."""
+        return self.postgres.loop is not None and self.postgres.loop.is_closed()
+
+    def settle(self) -> asyncio.AbstractEventLoop:
+        """From now on its event loop is this one, if it has none yet; which it is."""
+        if self.postgres.loop is None:
+            self.postgres.loop = asyncio.get_running_loop()
+        return self.postgres.loop
+
+    async def at_home(self, work: Callable[[Parts], Awaitable[T]]) -> T:
+        """Do this in the event loop that the connections belong to, from whatever thread: a job that is a plain `def`
+        has none of its own, and one that it makes is another."""
+        home = self.settle()
+        if home is asyncio.get_running_loop():
+            return await work(self)
+
+        async def there() -> T:
+            return await work(self)
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(there(), home))
+
+    def child_of(self, job: JobContext, options: CallOptions) -> SubmitJob:
+        """What submits for a job that runs."""
+        return SubmitJob(self.jobs, self.at_home, options, Parent(JobId(job.id), job.submitted))
 
     @cached_property
     def canceller(self) -> Canceller:
@@ -329,6 +395,8 @@ class Parts:
         """Close every connection that was opened."""
         if self._hub is not None:
             await self._hub.stop()
+        if self._follower is not None:
+            await self._follower.stop()
         if self._publisher is not None:
             self._publisher.close()
         for database in self.databases.values():

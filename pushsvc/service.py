@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar, overload
@@ -20,19 +20,24 @@ from starlette.types import ASGIApp
 
 from .access import DEFAULT_SCOPES, Login
 from .domain import Channel, Json, Position, Revocation, check_channel, check_name, check_subject, check_tenant
-from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Render, Replayer, in_worker
+from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Render, Replayer
 from .errors import BadRequest, PushsvcError, SettingsError, Unavailable
-from .hosting import Attachment, Host, ServiceApp
+from .hosting import Attachment, Host, ServiceApp, in_worker
 from .jobs import (
+    CallOptions,
     Holds,
     JobContext,
     JobSpec,
+    Options,
     OwnLoop,
     PgSettingsFor,
+    Priority,
     Registry,
+    Submit,
     Watch,
     Worker,
     current_job,
+    options_of,
     params_model,
 )
 from .ops import KEEPER_CONNECTIONS, Doctor, Examination
@@ -48,6 +53,7 @@ REVOCATIONS_KEPT = 400 * 86400.0
 
 MOST_ATTEMPTS = 1000
 
+T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
@@ -245,6 +251,59 @@ class Service:
         """A bearer token for `sub`, valid for `ttl` seconds."""
         return self.parts.tokens.mint(sub, tenant=tenant, channels=channels, scope=scope, ttl=ttl)
 
+    @property
+    def submit(self) -> Submit:
+        """`await service.submit(airport_report, origin="JFK")`: submit a job from Python, wherever it is: in an
+        endpoint, a script, a thread.
+
+        What follows the function are the job's own parameters, as its signature has them, without the JobContext; a
+        type checker knows them. Whatever else is to be said of the job, `options` says. The answer is a `Handle`:
+        `id`, `status()`, `result()`, `cancel()`, `progress()`. A job can be named by its name, too.
+
+        Raises UnknownJob, InvalidParams, BadRequest, QueueFull: nothing is stored then; Unavailable when PostgreSQL
+        is away.
+        """
+        return Submit(self.jobs, self._at_home, CallOptions())
+
+    def options(
+        self,
+        *,
+        owner: str | None = None,
+        tenant: str | None = None,
+        key: str | None = None,
+        run_at: datetime | None = None,
+        deadline: datetime | None = None,
+        priority: Priority = "normal",
+        channels: Sequence[str] = (),
+        callback_url: str | None = None,
+        session: Any = None,
+        connection: Any = None,
+    ) -> Options:
+        """`await service.options(owner="alice", key="r-7").submit(airport_report, origin="JFK")`.
+
+        `owner` hears of the job in their inbox; without one it is nobody's in particular. A `key` stands for one job
+        of its owner, for a week at least. `session` or `connection` is whatever holds a transaction of your own in
+        the service's database: a Session or a Connection of SQLAlchemy's, async or not, or a connection of asyncpg's.
+        The job exists if, and only if, that is committed, and starts then. Raises BadRequest.
+        """
+        given = options_of(
+            CallOptions(),
+            owner=owner,
+            tenant=tenant,
+            key=key,
+            run_at=run_at,
+            deadline=deadline,
+            priority=priority,
+            channels=channels,
+            callback_url=callback_url,
+            session=session,
+            connection=connection,
+        )
+        return Options(Submit(self.jobs, self._at_home, given))
+
+    async def _at_home(self, work: Callable[[Parts], Awaitable[T]]) -> T:
+        return await self.parts.at_home(work)
+
     async def publish(
         self,
         channel: str,
@@ -312,7 +371,8 @@ class Service:
         """Close all connections of this process. An app made by `asgi` does so by itself."""
         if self._parts is not None:
             parts, self._parts = self._parts, None
-            await parts.close()
+            if not parts.over:
+                await parts.close()
 
     # What a process runs
 
@@ -330,6 +390,9 @@ class Service:
 
     def _own_parts(self) -> Parts:
         """Those of the web half, or of whoever calls without one."""
+        if self._parts is not None and self._parts.over:
+            # A script with several `asyncio.run`: nothing of the one before can be used any more.
+            self._parts = None
         if self._parts is None:
             self._parts = self._assembled(self.settings.endpoint_connections)
         return self._parts
@@ -404,6 +467,7 @@ class Service:
         self._need_settings(web=False)
         holds = Holds.of_this_process(self.settings.max_jobs) if holds is None else holds
         self._working = parts = self._assembled(self.settings.max_jobs, hurried=False)
+        parts.settle()
         try:
             worker, courier = parts.worker(holds), parts.courier
             await parts.check()
@@ -466,6 +530,7 @@ class Service:
         running = asyncio.create_task(worker.run(), name="worker")
         sending = asyncio.create_task(courier.run(), name="courier")
         beating = asyncio.create_task(parts.beats.run(), name="beats")
+        hearing = asyncio.create_task(parts.committed.run(), name="committed")
         stopping = asyncio.create_task(until.wait())
         try:
             await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -477,7 +542,7 @@ class Service:
             courier.stop()
             await sending
         finally:
-            await stop(sweeping, stopping, running, sending, beating)
+            await stop(sweeping, stopping, running, sending, beating, hearing)
 
     async def drain(self) -> None:
         """Send this web process' connections elsewhere, before it stops: in waves, over half of PUSHSVC_DRAIN at

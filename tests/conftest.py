@@ -28,7 +28,7 @@ EMPTY = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
 DELETE FROM pushsvc.events; DELETE FROM pushsvc.jobs; DELETE FROM pushsvc.channels;
 DELETE FROM pushsvc.positions; DELETE FROM pushsvc.tickets; DELETE FROM pushsvc.disabled_endpoints;
-DELETE FROM pushsvc.beats; DELETE FROM pushsvc.records;
+DELETE FROM pushsvc.beats; DELETE FROM pushsvc.records; DELETE FROM pushsvc.keys; DELETE FROM pushsvc.wakeups;
 DROP SCHEMA public CASCADE; CREATE SCHEMA public
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Library:
         # Within a statement the offsets follow the ids: sorted, they follow the numbers too.
         ids = sorted(new_job_id() for _ in targets)
         accepted = [
-            self._jobs.insert.put(_submission(job, owner or None, channels))
+            asyncio.ensure_future(self._jobs.insert(_submission(job, owner or None, channels)))
             for job, (owner, _) in zip(ids, targets, strict=True)
         ]
         for each in accepted:

@@ -179,7 +179,6 @@ export function step(before: State, [is, ...given]: Input, now: number, chance: 
     end(s.next);
     s.on = false;
     act("timer", "retry");
-    act("timer", "upwards");
     act("status", code ? { state: "stopped", code } : { state: "off" });
   };
 

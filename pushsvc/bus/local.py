@@ -66,7 +66,8 @@ class LocalSubscriber(Subscriber):
         self.connected = False
 
     def start(self) -> None:
-        if self._ears not in self._bus.listening:
+        # By identity: two that hear nothing yet are equal.
+        if not any(ears is self._ears for ears in self._bus.listening):
             self._bus.listening.append(self._ears)
         self.connected = self._bus.alone
 

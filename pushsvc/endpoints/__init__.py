@@ -3,7 +3,6 @@
 from .answer import Answer, Given
 from .catalogue import Catalogue
 from .layer import Layer
-from .lifespan import in_a_worker, in_worker
 from .marks import HandedOver, Mark, name_places, need_names, on_handed_over
 from .office import Office
 from .options import EndpointOptions, Otherwise
@@ -30,8 +29,6 @@ __all__ = [
     "WaitingPage",
     "assets",
     "cookies_of",
-    "in_a_worker",
-    "in_worker",
     "name_places",
     "need_names",
     "on_handed_over",

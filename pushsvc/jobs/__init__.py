@@ -2,15 +2,20 @@
 
 from .announce import Announcer
 from .cancel import Canceller
+from .committed import Committed
 from .context import JobContext, PgSettingsFor
 from .current import NoJob, current_job
+from .following import Follower
+from .handle import Handle
 from .holds import Holds
 from .keeper import Keeper, OwnLoop
+from .options import CallOptions, Priority, SubmitOptions
 from .publications import Publications
 from .registry import JobSpec, Registry
 from .results import Answered, encode
 from .signature import params_model
-from .submission import JobRequest, SubmitOptions, Submitter
+from .submission import JobRequest, Submitter
+from .submit import Options, Parent, Submit, options_of
 from .sweeper import Sweeper
 from .watch import Watch
 from .worker import Worker
@@ -18,17 +23,25 @@ from .worker import Worker
 __all__ = [
     "Announcer",
     "Answered",
+    "CallOptions",
     "Canceller",
+    "Committed",
+    "Follower",
+    "Handle",
     "Holds",
     "JobContext",
     "JobRequest",
     "JobSpec",
     "Keeper",
     "NoJob",
+    "Options",
     "OwnLoop",
+    "Parent",
     "PgSettingsFor",
+    "Priority",
     "Publications",
     "Registry",
+    "Submit",
     "SubmitOptions",
     "Submitter",
     "Sweeper",
@@ -36,5 +49,6 @@ __all__ = [
     "Worker",
     "current_job",
     "encode",
+    "options_of",
     "params_model",
 ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from .. import wire
 from ..bus import Publisher, said
 from ..domain import Job, JobStatus, Outcome
 from ..errors import AlreadyFinished, JobCancelled, NotFound
 from ..store import JobStore
 from .announce import Announcer
+
+PAGE = 100
 
 
 class Canceller:
@@ -18,7 +22,26 @@ class Canceller:
         self._publisher = publisher
         self._announcer = announcer
 
-    async def cancel(self, job: Job, mark: str | None = None) -> Job:
+    async def cancel(self, job: Job, mark: str | None = None, *, children: bool = False) -> Job:
+        """The job as it is then; with `children` what it has submitted is cancelled too, and what that has.
+
+        Raises what is said of one job alone.
+        """
+        try:
+            return await self._cancel(job, mark)
+        finally:
+            if children:
+                await self._cancel_children(job.id)
+
+    async def _cancel_children(self, parent: str) -> None:
+        """Those that are being cancelled already are not found again: so this comes to an end."""
+        while found := await self._store.children(parent, PAGE):
+            for child in found:
+                with suppress(AlreadyFinished, NotFound):
+                    await self._cancel(child)
+                await self._cancel_children(child.id)
+
+    async def _cancel(self, job: Job, mark: str | None = None) -> Job:
         """The job as it is then. With a `mark` it is cancelled for the submission that got it: the job goes on while
         others want it, and a mark counts once, however often it comes.
 

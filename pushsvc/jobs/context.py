@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..domain import Progress
-from ..errors import JobError, SettingsError
+from ..errors import JobError, SettingsError, TransactionOpen
 from ..tasks import tolerated
 from ..text import legible
+from .options import CallOptions, Priority
 
 if TYPE_CHECKING:
     from ..queries import Database, QueryRecord
+    from .submit import Options, Submit
 
 PROGRESS_EVERY = 0.1
 """Seconds between two progress messages of one job at the least; in between, the latest wins."""
@@ -50,6 +55,10 @@ class JobContext:
         open_database: Callable[[str, Callable[[QueryRecord], None]], Database],
         tell: Tell,
         pg_settings: PgSettingsFor = None,
+        parent: str | None = None,
+        state: Any = None,
+        submit: Callable[[JobContext, CallOptions], Submit] | None = None,
+        lend: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
         self.id = id
         self.name = name
@@ -57,6 +66,15 @@ class JobContext:
         self.tenant = tenant
         self.user = user
         """The subject that submitted the job; None if that was nobody in particular."""
+        self.parent = parent
+        """The id of the job that has submitted this one; None if none has."""
+        self.state: Any = state
+        """What the service's `lifespan` has yielded in this process."""
+        self._submit = submit
+        self._lend = lend
+        self._submitted: Counter[str] = Counter()
+        self._waits = 0
+        self._place = AsyncExitStack()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._open_database = open_database
@@ -100,6 +118,71 @@ class JobContext:
         records = [record for database in self._databases.values() for record in database.queries]
         records.sort(key=lambda record: record.scheduled)
         return [record.as_json(self._started) for record in records[-SHOWN_QUERIES:]]
+
+    @property
+    def submit(self) -> Submit:
+        """`await ctx.submit(job, …)`: submit a child of this job. When this one is retried, the same call gives the
+        same child again. See `Service.submit`."""
+        return self._submitting(CallOptions(tenant=self.tenant, owner=self.user))
+
+    def options(
+        self,
+        *,
+        owner: str | None = None,
+        key: str | None = None,
+        run_at: datetime | None = None,
+        deadline: datetime | None = None,
+        priority: Priority = "normal",
+        channels: Sequence[str] = (),
+        callback_url: str | None = None,
+        session: Any = None,
+        connection: Any = None,
+    ) -> Options:
+        """`await ctx.options(key="k").submit(job, …)`; see `Service.options`. A child is its parent's owner's, unless
+        another is said."""
+        from .submit import Options, options_of
+
+        given = options_of(
+            CallOptions(tenant=self.tenant, owner=self.user),
+            owner=owner,
+            tenant=None,
+            key=key,
+            run_at=run_at,
+            deadline=deadline,
+            priority=priority,
+            channels=channels,
+            callback_url=callback_url,
+            session=session,
+            connection=connection,
+        )
+        return Options(self._submitting(given))
+
+    def submitted(self, what: str) -> int:
+        """How often this attempt has submitted the same before."""
+        self._submitted[what] += 1
+        return self._submitted[what] - 1
+
+    def _submitting(self, options: CallOptions) -> Submit:
+        if self._submit is None:
+            raise SettingsError(f"{self.name} runs where nothing can be submitted, as in a test")
+        return self._submit(self, options)
+
+    @asynccontextmanager
+    async def waiting(self) -> AsyncIterator[None]:
+        """In this block the job waits for another, and its place is another's. Raises TransactionOpen: within a
+        transaction it holds a connection that the other may need."""
+        if any(database.in_transaction for database in self._databases.values()):
+            raise TransactionOpen("end the transaction before you wait for another job: that may need its connection")
+        self._waits += 1
+        try:
+            if self._waits == 1:
+                self._place = AsyncExitStack()
+                await self._place.enter_async_context(self._lend())
+            yield
+        finally:
+            self._waits -= 1
+            if not self._waits:
+                await self._place.aclose()
 
     def progress(self, value: float, message: str = "") -> Awaitable[None]:
         """Say how far the job is, from 0 to 1. Throttled, volatile, never logged: call it as often as you like.

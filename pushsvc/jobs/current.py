@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
 from .context import Breath, JobContext
@@ -41,6 +42,17 @@ def current_job() -> JobContext | NoJob:
     tells which it is, as a rate limit or a token that is good for once has to know.
     """
     return _current.get() or _NONE
+
+
+@asynccontextmanager
+async def waiting() -> AsyncIterator[None]:
+    """In this block the current job waits for another: its place is another's meanwhile. Raises TransactionOpen."""
+    job = _current.get()
+    if job is None:
+        yield
+        return
+    async with job.waiting():
+        yield
 
 
 def enter(job: JobContext) -> None:

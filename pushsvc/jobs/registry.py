@@ -124,6 +124,15 @@ class Registry:
         except KeyError:
             raise UnknownJob(f"there is no job named {name!r:.100}") from None
 
+    def of(self, function: object) -> JobSpec:
+        """The job that a function is. Raises UnknownJob when it is none, or several by different names."""
+        found = [spec for spec in self._jobs.values() if spec.function is function]
+        if len(found) != 1:
+            name = getattr(function, "__qualname__", type(function).__name__)
+            why = "is several jobs: submit one by its name" if found else "is no job of this service"
+            raise UnknownJob(f"{name:.100} {why}")
+        return found[0]
+
     def __iter__(self) -> Any:
         return iter(self._jobs.values())
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, Field
@@ -29,10 +29,11 @@ from ..domain import (
 )
 from ..errors import BadRequest, QueueFull, Unavailable, UnknownJob
 from ..settings import Settings
-from ..store import EventStore, JobStore
+from ..store import EventStore, JobStore, Within
 from ..store.batching import Batcher
 from ..tasks import Background
 from ..text import Name
+from .options import NO_OPTIONS, PRIORITIES, Priority, SubmitOptions
 from .payload import digest
 from .registry import Registry
 
@@ -45,19 +46,6 @@ DEPTH_EVERY = 1.0
 INBOXES_REMEMBERED = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class SubmitOptions:
-    """What may be said of a job beside its parameters. `run_at` and `deadline` know their time zone."""
-
-    channels: Sequence[str] = ()
-    callback_url: str | None = None
-    run_at: datetime | None = None
-    deadline: datetime | None = None
-
-
-NO_OPTIONS = SubmitOptions()
-
-
 class JobRequest(BaseModel, extra="forbid"):
     """The body of `POST /v1/jobs`. `run_at` and `deadline` are RFC 3339 with an offset."""
 
@@ -67,20 +55,28 @@ class JobRequest(BaseModel, extra="forbid"):
     callback_url: str | None = None
     run_at: AwareDatetime | None = None
     deadline: AwareDatetime | None = None
+    priority: Priority = "normal"
 
     @property
     def options(self) -> SubmitOptions:
-        return SubmitOptions(self.channels, self.callback_url, self.run_at, self.deadline)
+        return SubmitOptions(self.channels, self.callback_url, self.run_at, self.deadline, self.priority)
 
 
 class Submitter:
     """Accepts jobs, and says from where on their submitters hear of them."""
 
     def __init__(
-        self, registry: Registry, store: JobStore, events: EventStore, queue: Queue, settings: Settings
+        self,
+        registry: Registry,
+        store: JobStore,
+        within: Within,
+        events: EventStore,
+        queue: Queue,
+        settings: Settings,
     ) -> None:
         self._registry = registry
         self._store = store
+        self._within = within
         self._events = events
         self._opened: set[Channel] = set()
         self._queue = queue
@@ -117,13 +113,34 @@ class Submitter:
             await self._open_inbox(Channel(submission.tenant, inbox(submission.owner)))
         self.refuse_when_full()
         accepted = await self._store.insert(submission)
+        self._queue_soon(accepted, submission)
+        return accepted
+
+    async def accept_all(self, submissions: Sequence[Submission]) -> list[Accepted]:
+        """All of them, or none; raises what `accept` does."""
+        for channel in {Channel(each.tenant, inbox(each.owner)) for each in submissions if each.owner is not None}:
+            await self._open_inbox(channel)
+        self.refuse_when_full()
+        stored = await self._store.insert_all(submissions)
+        for accepted, submission in zip(stored, submissions, strict=True):
+            self._queue_soon(accepted, submission)
+        return stored
+
+    async def within(self, submission: Submission) -> Callable[[Any, Submission], Awaitable[str]]:
+        """What stores the job by an author's own transaction, and gives its id. Nobody puts it on the queue here:
+        that is done when the transaction has been committed. Raises QueueFull, Unavailable."""
+        if submission.owner is not None:
+            await self._open_inbox(Channel(submission.tenant, inbox(submission.owner)))
+        self.refuse_when_full()
+        return partial(self._within.insert, place=await self._within.place())
+
+    def _queue_soon(self, accepted: Accepted, submission: Submission) -> None:
         job = accepted.job
         if job.status is JobStatus.QUEUED:
             # Not awaited: the job is safe in PostgreSQL, and the sweeper queues what never got this far.
             self._enqueue.put(Queued(job.id, job.name, job.run_at.timestamp()))
         if job.id == submission.id:
             telemetry.emit("job.submitted", {"count": 1}, {"job": job.name})
-        return accepted
 
     def check(
         self,
@@ -158,6 +175,7 @@ class Submitter:
             timeout=spec.timeout,
             retention=spec.retention,
             max_attempts=spec.max_attempts,
+            priority=PRIORITIES[options.priority],
             run_at=options.run_at,
             deadline=options.deadline,
             channels=tuple(name for name in channels if owner is None or name != inbox(owner)),

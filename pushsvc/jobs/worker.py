@@ -7,9 +7,10 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
 from .. import telemetry, wire
 from ..bus import FAULTS, Ear, LocalBus, Publisher, Queue, away, listen
@@ -35,7 +36,10 @@ from .attempt import Attempt, Limits, Stop
 from .context import JobContext
 from .holds import Held, Holds
 from .limits import CLEAN_UP, REDIS_MARGIN
+from .options import CallOptions
+from .places import Places
 from .registry import Registry
+from .submit import Submit
 from .threads import Threads
 from .wakeup import Wakeup
 
@@ -60,6 +64,8 @@ class Worker:
         settings: Settings,
         holds: Holds,
         bus: str | LocalBus | None = None,
+        submit: Callable[[JobContext, CallOptions], Submit] | None = None,
+        state: Any = None,
     ) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{new_job_id()[-6:]}"
         self._registry = registry
@@ -71,6 +77,15 @@ class Worker:
         self._settings = settings
         self._limits = Limits(settings.result_limit, settings.inline_limit, settings.show_errors)
         self._holds = holds
+        self._claiming = 0
+        """For how many jobs there is a claim under way: their places are nobody else's."""
+        self._submit = submit
+        self._state = state
+        self._places = Places(
+            settings.max_jobs,
+            lambda: len(self._tasks) + len(self._stuck) + self._claiming,
+            lambda: self._wakeup.now(),
+        )
         self._threads = Threads()
         self._attempts: dict[JobId, Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,8 +102,11 @@ class Worker:
         self._more = False
         """Whether the last claim took as many as there was room for, so that more may be waiting."""
 
+    def _taken(self) -> int:
+        return len(self._tasks) + len(self._stuck) + self._claiming
+
     def _room(self) -> int:
-        return 0 if self._stopping else self._settings.max_jobs - len(self._tasks) - len(self._stuck)
+        return 0 if self._stopping else self._places.free
 
     # The loop
 
@@ -127,6 +145,9 @@ class Worker:
                 next_due = await self._claim(token)
             except (*FAULTS, Unavailable) as error:
                 away("claiming jobs", error)
+            finally:
+                self._claiming = 0
+                self._places.settle(more=False)
         pause = self._settings.poll if next_due is None else min(next_due, self._settings.poll)
         self._token = await self._wakeup.wait(pause)
 
@@ -137,7 +158,7 @@ class Worker:
         the queue only who tries.
         """
         named = [token] if token is not None and is_job_id(token) else []
-        room = self._room()
+        self._claiming = room = self._room()
         lease = self._settings.lease + REDIS_MARGIN
         claimed, launched = await asyncio.gather(
             self._queue.claim(room, lease, self.name, *named), self._start(named), return_exceptions=True
@@ -193,6 +214,7 @@ class Worker:
         work = contained("ending an attempt, whose lease will lapse,", self._carry_out(attempt))
         task = asyncio.create_task(work, name=f"attempt:{claim.job.id}")
         self._tasks.add(task)
+        self._claiming = max(0, self._claiming - 1)
         task.add_done_callback(self._done)
         with tolerated("announcing that a job has started"):
             self._announcer.changed(claim.job)
@@ -201,8 +223,7 @@ class Worker:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if self._more:
-            self._wakeup.now()
+        self._places.settle(more=self._more)
 
     async def _carry_out(self, attempt: Attempt) -> None:
         job = attempt.claim.job
@@ -260,7 +281,7 @@ class Worker:
 
     def _released(self, attempt: Attempt) -> None:
         self._stuck.discard(attempt)
-        self._wakeup.now()
+        self._places.settle()
 
     async def _finish(self, outcome: Outcome, result: bytes | None) -> None:
         finished = await self._store.finish(outcome)
@@ -303,6 +324,10 @@ class Worker:
             ),
             tell=tell,
             pg_settings=self._registry.get(job.name).pg_settings,
+            parent=claim.parent,
+            state=self._state,
+            submit=self._submit,
+            lend=self._places.lent,
         )
         return context
 

@@ -19,6 +19,9 @@ LEAST_STORE_CONNECTIONS = 2
 KEEPER_CONNECTIONS = 1
 """What keeps the leases of a worker process while a job blocks its event loop."""
 
+EAR_CONNECTIONS = 1
+"""What hears in a worker process that a transaction has submitted jobs."""
+
 _OWNERS = {"web": "endpoints"}
 
 
@@ -100,7 +103,14 @@ def deployment(settings: Settings) -> tuple[Processes, ...]:
     each = (settings.executor_concurrency, settings.store_connections)
     return (
         Processes("web", settings.web_processes, settings.endpoint_connections, *each),
-        Processes("worker", settings.worker_processes, settings.max_jobs, *each, keeper=KEEPER_CONNECTIONS),
+        Processes(
+            "worker",
+            settings.worker_processes,
+            settings.max_jobs,
+            settings.executor_concurrency,
+            settings.store_connections + EAR_CONNECTIONS,
+            keeper=KEEPER_CONNECTIONS,
+        ),
     )
 
 

@@ -96,6 +96,11 @@ class Database(Finders, Calculations):
         """The records of its queries, the last thousand of them, in the order in which they were scheduled."""
         return list(self._records)
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction of this handle is open."""
+        return bool(self._transactions)
+
     @overload
     def load_async(
         self,

@@ -2,6 +2,7 @@
 
 from .beats import Beats
 from .conninfo import Conninfo
+from .ear import Ear
 from .events import ChannelState, EventStore, Page, Published, locate
 from .faults import described, is_away, is_lost, is_unreachable
 from .jobs import MAX_LOSSES, Finished, JobStore, Requeue
@@ -12,6 +13,7 @@ from .retention import Retention
 from .schema import check_schema, migrate
 from .tickets import TicketStore
 from .webhooks import Viewer, Webhook, WebhookStore
+from .within import Within
 
 __all__ = [
     "MAX_LOSSES",
@@ -21,6 +23,7 @@ __all__ = [
     "Connection",
     "Conninfo",
     "Device",
+    "Ear",
     "Entered",
     "EventStore",
     "Finished",
@@ -38,6 +41,7 @@ __all__ = [
     "Viewer",
     "Webhook",
     "WebhookStore",
+    "Within",
     "check_schema",
     "described",
     "is_away",

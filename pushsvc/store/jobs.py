@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import itemgetter
-from typing import Literal
+from typing import Literal, TypeVar
 
 import asyncpg
 
@@ -23,10 +24,22 @@ from ..domain import (
     Submission,
     job_channel,
 )
-from ..errors import KeyReused
+from ..errors import Gone, KeyReused, Unavailable
 from . import statements as sql
+from . import submission_statements as submissions
 from .batching import Batcher
-from .postgres import FOREVER, Postgres
+from .postgres import FOREVER, PATIENCE, Connection, Postgres
+
+T = TypeVar("T")
+Ask = Callable[..., Awaitable[list[asyncpg.Record]]]
+
+UNDECIDED_PAUSE = 0.05
+"""Seconds between two looks whether a key is free."""
+
+
+class _Undecided(Exception):
+    """A key is just being decided by another transaction: nothing of this one stays."""
+
 
 MAX_LOSSES = 3
 """How many workers may die under one job, beyond the attempts its author allows for errors."""
@@ -62,13 +75,50 @@ class JobStore:
     def __init__(self, postgres: Postgres, callback_url: str | None = None) -> None:
         self._postgres = postgres
         self._callback_url = callback_url
-        self.insert: Batcher[Submission, Accepted] = Batcher("insert", self._insert)
+        self._inserted: Batcher[Submission, Accepted | None] = Batcher("insert", self._insert)
         self.finish: Batcher[Outcome, Finished | None] = Batcher("finish", self._finish, limit=100)
         self.requeue: Batcher[Requeue, Job | None] = Batcher("requeue", self._requeue)
 
     # Submission
 
-    async def _insert(self, batch: Sequence[Submission]) -> list[Accepted]:
+    async def insert(self, submission: Submission) -> Accepted:
+        """The job, or the one that it is the same as. Raises KeyReused; Gone where its key is that of a job which has
+        been purged; Unavailable, also when its key is not free to be decided in time."""
+        return await self._decided(lambda: self._inserted(submission))
+
+    async def insert_all(self, asked: Sequence[Submission]) -> list[Accepted]:
+        """All of them, or none; raises what `insert` does."""
+
+        async def together(connection: Connection) -> list[Accepted] | None:
+            async with connection.transaction():
+                found = await self._insert(
+                    asked, lambda sql, *args: connection.fetch(sql, self._postgres.deployment, *args)
+                )
+                if None in found:
+                    raise _Undecided
+            return [each for each in found if each is not None]
+
+        async def tried() -> list[Accepted] | None:
+            try:
+                return await self._postgres.run(together)
+            except _Undecided:
+                return None
+
+        return await self._decided(tried)
+
+    async def _decided(self, insert: Callable[[], Awaitable[T | None]]) -> T:
+        """Try again while somebody's open transaction has a key: neither a connection nor anybody else waits."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + PATIENCE
+        while (answer := await insert()) is None:
+            if loop.time() > give_up:
+                raise Unavailable("a transaction that is still open submits a job with the same key", retry_after=1)
+            await asyncio.sleep(UNDECIDED_PAUSE)
+        return answer
+
+    async def _insert(self, batch: Sequence[Submission], ask: Ask | None = None) -> list[Accepted | None]:
+        """None for one whose key is just being decided by another transaction."""
+        ask = ask or self._postgres.ask
         columns = (
             [s.id for s in batch],
             [s.tenant for s in batch],
@@ -87,54 +137,58 @@ class JobStore:
             [s.run_at for s in batch],
             [s.deadline for s in batch],
             [s.mark for s in batch],
+            [s.parent for s in batch],
         )
-        rows = await self._postgres.ask(sql.INSERT_JOBS, *columns)
+        rows = await ask(submissions.INSERT_JOBS, *columns)
         stored = {row["id"]: _accepted(row) for row in rows}
         missing = [s for s in batch if s.id not in stored]
         if missing:
-            stored |= await self._already_there(missing)
-        if unstored := [s for s in batch if s.id not in stored]:
+            stored |= await self._already_there(missing, ask)
+        if unstored := [s for s in batch if s.id not in stored and s.key is None]:
             # What they would have joined has ended between the two statements, so now there is room.
-            stored |= dict(zip((s.id for s in unstored), await self._insert(unstored), strict=True))
-        return [replace(stored[s.id], mark=s.mark) for s in batch]
+            again = await self._insert(unstored, ask)
+            stored |= {s.id: each for s, each in zip(unstored, again, strict=True) if each is not None}
+        return [replace(stored[s.id], mark=s.mark) if s.id in stored else None for s in batch]
 
-    async def _already_there(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
+    async def _already_there(self, asked: Sequence[Submission], ask: Ask) -> dict[str, Accepted]:
         """The jobs that kept these from being stored: this very insert, repeated; one of the same key; an
         equal one in flight that it coalesces with."""
         found: dict[str, Accepted] = {}
-        for submission in submissions:
-            if job := await self.get(submission.tenant, submission.id):
-                found[submission.id] = Accepted(job)
-        others = [s for s in submissions if s.id not in found]
+        for submission in asked:
+            if rows := await ask(sql.JOB_BY_ID, submission.tenant, submission.id):
+                found[submission.id] = Accepted(job_of(rows[0]))
+        others = [s for s in asked if s.id not in found]
         keyed = [s for s in others if s.key is not None]
-        return found | await self._of_keys(keyed) | await self._join([s for s in others if s.key is None])
+        return found | await self._of_keys(keyed, ask) | await self._join([s for s in others if s.key is None], ask)
 
-    async def _of_keys(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
-        if not submissions:
+    async def _of_keys(self, asked: Sequence[Submission], ask: Ask) -> dict[str, Accepted]:
+        if not asked:
             return {}
-        rows = await self._postgres.ask(
-            sql.JOBS_OF_KEYS,
-            [s.id for s in submissions],
-            [s.tenant for s in submissions],
-            [s.owner or "" for s in submissions],
-            [s.key for s in submissions],
+        rows = await ask(
+            submissions.JOBS_OF_KEYS,
+            [s.id for s in asked],
+            [s.tenant for s in asked],
+            [s.owner or "" for s in asked],
+            [s.key for s in asked],
         )
-        digests = {s.id: s.digest for s in submissions}
+        digests = {s.id: s.digest for s in asked}
         if any(row["digest"] != digests[row["asked"]] for row in rows):
             raise KeyReused("use another Idempotency-Key for another payload")
+        if any(row["id"] is None for row in rows):
+            raise Gone("the job of this Idempotency-Key is past its retention")
         return {row["asked"]: _accepted(row) for row in rows}
 
-    async def _join(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
+    async def _join(self, asked: Sequence[Submission], ask: Ask) -> dict[str, Accepted]:
         """Become one more audience of an equal job in flight, unless that is being cancelled."""
-        if not submissions:
+        if not asked:
             return {}
-        rows = await self._postgres.ask(
-            sql.JOIN_JOBS,
-            [s.id for s in submissions],
-            [s.tenant for s in submissions],
-            [s.owner or "" for s in submissions],
-            [s.digest for s in submissions],
-            [s.mark for s in submissions],
+        rows = await ask(
+            submissions.JOIN_JOBS,
+            [s.id for s in asked],
+            [s.tenant for s in asked],
+            [s.owner or "" for s in asked],
+            [s.digest for s in asked],
+            [s.mark for s in asked],
         )
         return {row["asked"]: _accepted(row) for row in rows}
 
@@ -162,6 +216,14 @@ class JobStore:
         """The owner's jobs, newest first, those older than `after`."""
         rows = await self._postgres.ask(sql.JOBS_OF_OWNER, tenant, owner, status, name, after, limit)
         return [job_of(row) for row in rows]
+
+    async def of_ids(self, tenant: str, owner: str, jobs: Sequence[str]) -> list[Job]:
+        """Those of the owner's, newest first."""
+        return [job_of(row) for row in await self._postgres.ask(sql.JOBS_BY_IDS, tenant, owner, jobs)]
+
+    async def children(self, parent: str, limit: int) -> list[Job]:
+        """What a job has submitted, is in flight and is not being cancelled."""
+        return [job_of(row) for row in await self._postgres.ask(sql.CHILDREN_IN_FLIGHT, parent, limit)]
 
     async def queue_position(self, job: Job, limit: int = 10_000) -> int:
         """How many due jobs are ahead of it, counted up to `limit`."""
@@ -295,6 +357,7 @@ def claim_of(row: asyncpg.Record) -> Claim:
         max_attempts=row["max_attempts"],
         deadline=row["deadline"],
         channels=tuple(row["channels"]),
+        parent=row["parent"],
     )
 
 

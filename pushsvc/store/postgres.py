@@ -103,6 +103,8 @@ class Postgres:
         self._size = connections
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._connecting = asyncio.Lock()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The event loop in which it is at home, once that is known."""
         self._identity: str | None = None
         """Which database of which server this is: once there has been a connection, it is known."""
         self._pause = 0.0
@@ -208,6 +210,7 @@ class Postgres:
     async def pool(self) -> asyncpg.Pool[asyncpg.Record]:
         """The pool, which has no connection yet until one is asked for."""
         if self._pool is None:
+            self.loop = asyncio.get_running_loop()
             self._pool = asyncpg.create_pool(
                 # A floor would be restored by a loop of the driver's own, with a traceback for each try.
                 min_size=0,

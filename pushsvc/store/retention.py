@@ -64,6 +64,10 @@ class Retention:
         """Positions that no device has acknowledged anew for so long."""
         return len(await self._postgres.ask(sql.FORGET_POSITIONS, seconds, limit))
 
+    async def forget_keys(self, limit: int) -> int:
+        """Keys that are old enough, and whose jobs are gone."""
+        return len(await self._postgres.ask(sql.FORGET_KEYS, limit))
+
     async def forget_tickets(self, limit: int) -> int:
         """Tickets that nobody has used in time."""
         return len(await self._postgres.ask(sql.FORGET_TICKETS, limit))

@@ -85,6 +85,15 @@ DELETE FROM pushsvc.positions p USING (
 RETURNING 1
 """
 
+FORGET_KEYS = """
+DELETE FROM pushsvc.keys k USING (
+    SELECT ctid FROM pushsvc.keys k WHERE deployment = $1 AND expires_at < now()
+        AND NOT EXISTS (SELECT 1 FROM pushsvc.jobs j WHERE j.id = k.job)
+    ORDER BY expires_at LIMIT $2
+) old WHERE k.ctid = old.ctid
+RETURNING 1
+"""
+
 FORGET_TICKETS = """
 DELETE FROM pushsvc.tickets WHERE deployment || '' = $1
     AND id = ANY(SELECT id FROM pushsvc.tickets WHERE deployment = $1 AND expires_at < now() LIMIT $2)

@@ -12,7 +12,7 @@ the inbox events together. Locks are taken in one order, jobs before channels an
 
 JOB = """id, tenant, owner, name, status, version, attempt, created_at, changed_at, run_at, started_at,
     finished_at, expires_at, error, inline, result_bytes, result_sha256, callback_url"""
-_J = ", ".join(f"j.{column.strip()}" for column in JOB.split(","))
+J = ", ".join(f"j.{column.strip()}" for column in JOB.split(","))
 
 LONGEST = 100 * 365.25 * 86400.0
 """Seconds that anything is kept at most: PostgreSQL's intervals, and the years that Python knows, have an end."""
@@ -39,72 +39,13 @@ def channel_of(row: str, name: str = "name") -> str:
 ) c"""
 
 
-def _inbox_of(row: str) -> str:
+def inbox_of(row: str) -> str:
     """Where the owner's inbox stands, if there is one."""
     return f"""LEFT JOIN LATERAL (
     SELECT epoch, top FROM pushsvc.channels
     WHERE deployment = $1 AND tenant = {row}.tenant AND name = 'user:' || {row}.owner LIMIT 1
 ) c ON true"""
 
-
-# Submission ---------------------------------------------------------------------------------------
-
-INSERT_JOBS = f"""
-WITH j AS (
-INSERT INTO pushsvc.jobs (deployment, id, tenant, owner, name, params, priority, timeout, retention, max_attempts,
-    channels, callback_url, key, digest, shared, status, version, run_at, deadline)
-SELECT $1, id, tenant, owner, name, params, priority, timeout, retention, least(max_attempts, {MOST_ATTEMPTS}),
-    string_to_array(channels, E'\\n'), callback_url, key, digest, shared, 'queued', 1,
-    coalesce(run_at, now()), deadline
-FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::float[], $9::float[],
-    $10::int[], $11::text[], $12::text[], $13::text[], $14::text[], $15::bool[], $16::timestamptz[],
-    $17::timestamptz[])
-    AS g (id, tenant, owner, name, params, priority, timeout, retention, max_attempts, channels, callback_url,
-        key, digest, shared, run_at, deadline)
-ON CONFLICT DO NOTHING
-RETURNING {JOB}
-), marked AS (
-INSERT INTO pushsvc.audiences (job, mark)
-SELECT j.id, g.mark FROM unnest($2::text[], $18::text[]) AS g (id, mark) JOIN j ON j.id = g.id
-WHERE g.mark IS NOT NULL
-)
-SELECT {_J}, c.epoch, c.top FROM j {_inbox_of("j")}
-"""
-
-JOBS_OF_KEYS = f"""
-SELECT {_J}, j.digest, g.asked, c.epoch, c.top
-FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) AS g (asked, tenant, owner, key)
-CROSS JOIN LATERAL (
-    SELECT * FROM pushsvc.jobs
-    WHERE deployment = $1 AND tenant = g.tenant AND coalesce(owner, '') = g.owner AND key = g.key LIMIT 1
-) j
-{_inbox_of("g")}
-"""
-
-# The job's row is locked first, so that nobody joins what is just being cancelled, and every join is counted.
-JOIN_JOBS = f"""
-WITH found AS MATERIALIZED (
-    SELECT j.id, g.asked, g.mark
-    FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) AS g (asked, tenant, owner, digest, mark)
-    CROSS JOIN LATERAL (
-        SELECT id FROM pushsvc.jobs
-        WHERE deployment = $1 AND tenant = g.tenant AND coalesce(owner, '') = g.owner AND digest = g.digest
-            AND shared AND status IN ('queued', 'running') AND NOT cancel_requested LIMIT 1
-    ) j
-), locked AS (
-    SELECT {_J}, f.asked, f.mark FROM found f JOIN pushsvc.jobs j ON j.id = f.id
-    WHERE j.status IN ('queued', 'running') AND NOT j.cancel_requested
-    ORDER BY j.id FOR UPDATE OF j
-), joined AS (
-    INSERT INTO pushsvc.audiences (job, mark) SELECT id, mark FROM locked WHERE mark IS NOT NULL
-    ON CONFLICT DO NOTHING RETURNING job
-), counted AS (
-    UPDATE pushsvc.jobs j SET audience = j.audience + n.joined
-    FROM (SELECT job, count(*) AS joined FROM joined GROUP BY job) n WHERE j.id = n.job
-)
-SELECT l.*, c.epoch, c.top FROM locked l
-{_inbox_of("l")}
-"""
 
 QUEUED_COUNT = (
     "SELECT count(*) FROM (SELECT 1 FROM pushsvc.jobs WHERE deployment = $1 AND status = 'queued' LIMIT $2) q"
@@ -127,6 +68,11 @@ WHERE deployment = $1 AND tenant = $2 AND owner = $3
     AND ($4::text IS NULL OR status = $4) AND ($5::text IS NULL OR name = $5)
     AND ($6::text IS NULL OR id < $6)
 ORDER BY id DESC LIMIT $7
+"""
+
+JOBS_BY_IDS = f"""
+SELECT {JOB} FROM pushsvc.jobs
+WHERE deployment || '' = $1 AND tenant = $2 AND owner = $3 AND id = ANY($4::text[]) ORDER BY id DESC
 """
 
 QUEUE_POSITION = """
@@ -152,7 +98,7 @@ SET status = 'running', attempt = least(attempt + 1, {MOST_ATTEMPTS}), version =
     changed_at = now(), started_at = coalesce(started_at, now()),
     lease_until = now() + make_interval(secs => $4::float)
 FROM due WHERE j.id = due.id
-RETURNING {_J}, j.params, j.timeout, j.failures, j.max_attempts, j.deadline, j.channels
+RETURNING {J}, j.params, j.timeout, j.failures, j.max_attempts, j.deadline, j.channels, j.parent
 """
 
 UNSTARTED = """
@@ -187,7 +133,7 @@ SET status = 'queued', version = j.version + 1, changed_at = now(), lease_until 
     failures = least(j.failures + CASE WHEN g.why = 'failed' THEN 1 ELSE 0 END, {MOST_ATTEMPTS})
 FROM unnest($2::text[], $3::int[], $4::float[], $5::text[], $6::text[]) AS g (id, version, delay, why, error)
 WHERE j.deployment || '' = $1 AND j.id = g.id AND j.version = g.version AND j.status = 'running'
-RETURNING {_J}
+RETURNING {J}
 """
 
 FINISH_JOBS = f"""
@@ -235,7 +181,7 @@ LEFT JOIN called k ON k.job = d.id
 """
 
 PLACES_OF_JOBS = f"""
-SELECT {_J}, c.name AS channel, c.epoch, e."offset",
+SELECT {J}, c.name AS channel, c.epoch, e."offset",
     EXISTS (SELECT 1 FROM pushsvc.webhooks w WHERE w.job = j.id) AS called
 FROM pushsvc.jobs j LEFT JOIN pushsvc.events e ON e.job = j.id LEFT JOIN pushsvc.channels c ON c.id = e.channel
 WHERE j.deployment || '' = $1 AND j.id = ANY($2::text[])
@@ -244,7 +190,7 @@ WHERE j.deployment || '' = $1 AND j.id = ANY($2::text[])
 CANCEL_JOB = f"""
 UPDATE pushsvc.jobs j SET cancel_requested = true
 WHERE deployment || '' = $1 AND tenant = $2 AND id = $3 AND status IN ('queued', 'running')
-RETURNING {_J}, cancel_requested
+RETURNING {J}, cancel_requested
 """
 
 # For one of its audiences: the last one's cancel is the job's. A mark counts once, however often it comes.
@@ -261,7 +207,13 @@ UPDATE pushsvc.jobs j
 SET audience = j.audience - (SELECT count(*) FROM marked),
     cancel_requested = j.cancel_requested OR j.audience <= (SELECT count(*) FROM marked)
 FROM job WHERE j.id = job.id AND EXISTS (SELECT 1 FROM pushsvc.audiences a WHERE a.job = j.id AND a.mark = $4)
-RETURNING {_J}, j.cancel_requested
+RETURNING {J}, j.cancel_requested
+"""
+
+CHILDREN_IN_FLIGHT = f"""
+SELECT {JOB} FROM pushsvc.jobs
+WHERE deployment = $1 AND parent = $2 AND status IN ('queued', 'running') AND NOT cancel_requested
+ORDER BY id LIMIT $3
 """
 
 # Sweeping -----------------------------------------------------------------------------------------
@@ -363,7 +315,7 @@ WHERE deployment || '' = $1 AND id = ANY($3::text[]) AND tenant = ANY($2::text[]
 
 READ_LOG = f"""
 SELECT c.epoch, c.floor, c.gone, c.top, e.* FROM pushsvc.channels c LEFT JOIN LATERAL (
-    SELECT e."offset", e.body, {_J}, CASE WHEN j.inline THEN j.result END AS result
+    SELECT e."offset", e.body, {J}, CASE WHEN j.inline THEN j.result END AS result
     FROM pushsvc.events e LEFT JOIN pushsvc.jobs j ON j.id = e.job
     WHERE e.channel = c.id AND e."offset" > CASE
         WHEN $4 = 'start' OR $4 = c.epoch AND $5 < c.floor THEN c.floor

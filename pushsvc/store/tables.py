@@ -65,7 +65,6 @@ jobs = Table(
     Column("max_attempts", SmallInteger, nullable=False),
     Column("channels", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("callback_url", Text),
-    Column("key", Text),
     Column("digest", Text, nullable=False),
     Column("shared", Boolean, nullable=False, server_default=text("false")),
     Column("status", Text, nullable=False),
@@ -90,6 +89,9 @@ jobs = Table(
     Column("result_bytes", BigInteger),
     Column("result_sha256", Text),
     Column("error", Text),
+    # The job that has submitted it, if one has.
+    Column("parent", Text),
+    Column("queue", Text, nullable=False, server_default=text("'default'")),
     CheckConstraint("status IN ('queued','running','succeeded','failed','cancelled','expired')", name="status"),
     # An attempt in flight always has a lease, or nobody would ever take it over.
     CheckConstraint("(status = 'running') = (lease_until IS NOT NULL)", name="lease"),
@@ -106,16 +108,6 @@ Index(
 Index("jobs_expires_idx", jobs.c.deployment, jobs.c.expires_at, postgresql_where=text("expires_at IS NOT NULL"))
 Index("jobs_owner_idx", jobs.c.deployment, jobs.c.tenant, jobs.c.owner, jobs.c.id.desc())
 Index(
-    "jobs_key_idx",
-    jobs.c.deployment,
-    jobs.c.tenant,
-    func.coalesce(jobs.c.owner, text("''")),
-    jobs.c.key,
-    unique=True,
-    postgresql_where=text("key IS NOT NULL"),
-)
-
-Index(
     "jobs_coalesce_idx",
     jobs.c.deployment,
     jobs.c.tenant,
@@ -130,6 +122,40 @@ Index(
     jobs.c.deployment,
     jobs.c.id,
     postgresql_where=text("cancel_requested AND status IN ('queued','running')"),
+)
+
+Index("jobs_parent_idx", jobs.c.deployment, jobs.c.parent, postgresql_where=text("parent IS NOT NULL"))
+
+keys = Table(
+    "keys",
+    metadata,
+    # Apart from their jobs, which they outlive: a key that comes again stands for no other job.
+    _deployment(primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("owner", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("job", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("expires_at", _moment, nullable=False),
+)
+Index("keys_expires_idx", keys.c.deployment, keys.c.expires_at)
+
+wakeups = Table(
+    "wakeups",
+    metadata,
+    # Jobs that came by an author's own transaction, and which nobody has put on the queue yet.
+    Column("job", Text, primary_key=True),
+    _deployment(),
+)
+
+ticks = Table(
+    "ticks",
+    metadata,
+    # The moments at which a periodic job was due, each once.
+    _deployment(primary_key=True),
+    Column("schedule", Text, primary_key=True),
+    Column("at", _moment, primary_key=True),
+    Column("job", Text),
 )
 
 audiences = Table(

@@ -31,7 +31,9 @@ class Neighbour:
         self.published: list[Publishing] = []
         self._service = Service(settings=settings.model_copy(update={"deployment": NAME}))
         parts = self._service.parts
-        self._submitter = Submitter(jobs.jobs, parts.store, parts.events, parts.queue, self._service.settings)
+        self._submitter = Submitter(
+            jobs.jobs, parts.store, parts.within, parts.events, parts.queue, self._service.settings
+        )
         self._pauses = pauses
         self._number = 0
 

@@ -33,6 +33,8 @@ from pushsvc.store import (
     migrate,
     retention_statements,
     statements,
+    submission_statements,
+    wakeup_statements,
     webhook_statements,
 )
 from pushsvc.store.webhooks import Attempted
@@ -68,7 +70,7 @@ async def populate(kit: Kit) -> Facts:
     """Something for each statement to find: jobs in every state, events, devices, tickets, webhooks."""
     past = datetime.now(UTC) - timedelta(seconds=1)
     await kit.submit()
-    await kit.submit(key="k", digest="d1")
+    await kit.submit(key="k", digest="d1", parent="p")
     await kit.submit(coalesce=True, digest="d2", mark="m1")
     await kit.submit(deadline=past)
     doomed = await kit.submit()
@@ -89,6 +91,10 @@ async def populate(kit: Kit) -> Facts:
     hooks = WebhookStore(kit.postgres, 3600)
     due, _ = await hooks.claim("", 1, 1, {}, 60)
     await hooks.settle(Attempted(due[0].id, due[0].version, 1, past, 0.1, 410, None, None, "disabled"))
+    waking = (
+        "INSERT INTO pushsvc.wakeups SELECT id, deployment FROM pushsvc.jobs WHERE deployment = $1 AND parent = 'p'"
+    )
+    await kit.postgres.fetch(waking, kit.postgres.deployment)
     await Beats(kit.postgres, kit.postgres.deployment, 8).beat()
     rows = await kit.postgres.fetch("SELECT id FROM pushsvc.jobs")
     webhooks = [
@@ -110,6 +116,8 @@ TABLES = (
     "webhook_attempts",
     "disabled_endpoints",
     "beats",
+    "keys",
+    "wakeups",
 )
 
 
@@ -140,6 +148,10 @@ def calls(facts: Facts) -> dict[str, tuple[Any, ...]]:
         "JOB_WITH_RESULT": ("default", jobs[0]),
         "JOBS_THAT_MAY_BE_SEEN": ("default", "me", jobs),
         "JOBS_OF_OWNER": ("default", "me", None, None, None, 100),
+        "JOBS_BY_IDS": ("default", "me", jobs),
+        "CHILDREN_IN_FLIGHT": ("p", 10),
+        "TAKE_WAKEUPS": (10,),
+        "FORGET_KEYS": (10,),
         "QUEUE_POSITION": (now + timedelta(days=1), "z", 10),
         "START_JOBS": (jobs, "w", 10.0, 3),
         "UNSTARTED": (jobs,),
@@ -220,10 +232,12 @@ WRITING = {"INSERT_JOBS", "OPEN_CHANNELS", "PUBLISH_EVENTS", "PUT_TICKET", "FIRS
 
 
 def all_statements() -> Iterator[tuple[str, str]]:
-    for module in (statements, webhook_statements, retention_statements, device_statements):
-        for name, value in vars(module).items():
-            if name.isupper() and not name.startswith("_") and name != "JOB" and isinstance(value, str):
-                yield name, value
+    yield "TAKE_WAKEUPS", wakeup_statements.TAKE_WAKEUPS
+    modules = (statements, submission_statements, webhook_statements, retention_statements, device_statements)
+    found = {name: value for module in modules for name, value in vars(module).items()}
+    for name, value in found.items():
+        if name.isupper() and not name.startswith("_") and name not in ("JOB", "J") and isinstance(value, str):
+            yield name, value
 
 
 async def test_no_statement_sees_or_changes_a_row_of_another_deployment(settings: Settings) -> None:
@@ -244,7 +258,8 @@ async def test_no_statement_sees_or_changes_a_row_of_another_deployment(settings
 
 
 PREPARED = {
-    "OVERDUE": "UPDATE pushsvc.jobs SET deadline = now() - interval '1 s' WHERE key = 'k'",
+    "OVERDUE": "UPDATE pushsvc.jobs SET deadline = now() - interval '1 s' WHERE parent = 'p'",
+    "FORGET_KEYS": "UPDATE pushsvc.keys SET expires_at = now() - interval '1 s', job = 'gone'",
     "FORGET_POSITIONS": "UPDATE pushsvc.positions SET acked_at = now() - interval '1 day'",
     "NEXT_DUE": "UPDATE pushsvc.webhooks SET due_at = now() + interval '1 day'",
     "CHANNELS_WITH_GAPS": "DELETE FROM pushsvc.events e USING pushsvc.jobs j WHERE j.id = e.job AND j.retention = 0;"
@@ -279,6 +294,8 @@ async def test_the_same_arguments_find_rows_of_the_deployment_itself(settings: S
 SWEEPING = {
     "QUEUED_COUNT",
     "QUEUE_POSITION",
+    "TAKE_WAKEUPS",
+    "FORGET_KEYS",
     "LAPSED",
     "UNENDED_CANCELS",
     "OVERDUE",

@@ -28,7 +28,7 @@ from pushsvc.errors import (
 from pushsvc.jobs import Canceller, JobRequest, Submitter, Sweeper
 from pushsvc.jobs.wakeup import Wakeup
 from pushsvc.settings import Settings
-from pushsvc.store import MAX_LOSSES
+from pushsvc.store import MAX_LOSSES, Within
 
 from ..contract.kit import Kit, me, opened, soon, submission, succeeded, until
 
@@ -59,7 +59,7 @@ def offered(settings: Settings) -> Service:
 
 def submitter(kit: Kit, **changes: Any) -> Submitter:
     settings = kit.settings.model_copy(update=changes)
-    return Submitter(offered(settings).jobs, kit.jobs, kit.events, kit.queue, settings)
+    return Submitter(offered(settings).jobs, kit.jobs, Within(kit.postgres), kit.events, kit.queue, settings)
 
 
 async def submit(to: Submitter, job: str = "report", who: Principal = ME, key: str | None = None, **body: Any) -> Job:
@@ -205,7 +205,14 @@ async def test_a_full_queue_refuses_and_says_when_to_come_again(kit: Kit) -> Non
 
 async def test_without_redis_a_job_is_accepted_all_the_same(kit: Kit) -> None:
     away = connect("redis://127.0.0.1:1")
-    to = Submitter(offered(kit.settings).jobs, kit.jobs, kit.events, Queue(away, away, kit.scope), kit.settings)
+    to = Submitter(
+        offered(kit.settings).jobs,
+        kit.jobs,
+        Within(kit.postgres),
+        kit.events,
+        Queue(away, away, kit.scope),
+        kit.settings,
+    )
     job = await soon(submit(to))
     assert (await kit.jobs.get("default", job.id)) == job
     await away.aclose(close_connection_pool=True)

@@ -43,12 +43,12 @@ def test_nothing_is_no_term_of_the_sum() -> None:
 def test_the_deployment_is_what_the_settings_say() -> None:
     assert deployment(Settings.from_env({})) == (
         Processes("web", 1, own=5, executor=4, store=4),
-        Processes("worker", 1, own=10, executor=4, store=4, keeper=1),
+        Processes("worker", 1, own=10, executor=4, store=5, keeper=1),
     )
     environ = {"PUSHSVC_WEB_PROCESSES": "8", "PUSHSVC_WORKER_PROCESSES": "3", "PUSHSVC_MAX_JOBS": "4"}
     assert deployment(Settings.from_env(environ)) == (
         Processes("web", 8, own=4, executor=4, store=4),
-        Processes("worker", 3, own=4, executor=4, store=4, keeper=1),
+        Processes("worker", 3, own=4, executor=4, store=5, keeper=1),
     )
 
 

@@ -82,15 +82,15 @@ def test_what_is_wrong_makes_its_exit_status_1_and_machines_can_read_why(
     assert len(wrong) == 3
     assert wrong[0] == "PUSHSVC_SECRET is not set"
     assert wrong[1].startswith("Redis (queue, bus) can't be asked: ConnectionError")
-    assert "= 136, more than what the server" in wrong[2]
-    assert found["connections"][0]["budget"] == 136
+    assert "= 137, more than what the server" in wrong[2]
+    assert found["connections"][0]["budget"] == 137
 
 
 @pytest.mark.parametrize(
     ("command", "arithmetic"),
     [
-        ("serve --workers 9 --port 0", "9 × 5 + 9 × 4 + 1 × 10 + 1 × 4 + 9 × 4 + 1 × 4 + 1 × 1 = 136"),
-        ("worker --processes 9", "1 × 5 + 1 × 4 + 9 × 10 + 9 × 4 + 1 × 4 + 9 × 4 + 9 × 1 = 184"),
+        ("serve --workers 9 --port 0", "9 × 5 + 9 × 4 + 1 × 10 + 1 × 4 + 9 × 4 + 1 × 5 + 1 × 1 = 137"),
+        ("worker --processes 9", "1 × 5 + 1 × 4 + 9 × 10 + 9 × 4 + 1 × 4 + 9 × 5 + 9 × 1 = 193"),
     ],
 )
 def test_more_processes_than_the_server_could_bear_are_refused_once_before_any_starts(

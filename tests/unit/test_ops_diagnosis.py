@@ -149,7 +149,7 @@ def test_over_budget_is_wrong_with_the_arithmetic_and_what_fits() -> None:
     much = allotments(Settings.from_env({}, web_processes=8), {"primary": SERVER, STORE: SERVER})
     found = judged("connections", allotments=tuple(much))[0]
     assert found.mark == "wrong"
-    assert "8 × 5 + 8 × 4 + 1 × 10 + 1 × 4 + 8 × 4 + 1 × 4 + 1 × 1 = 123" in found.text
+    assert "8 × 5 + 8 × 4 + 1 × 10 + 1 × 4 + 8 × 4 + 1 × 5 + 1 × 1 = 124" in found.text
     assert found.todo[0] == "set PUSHSVC_MAX_JOBS to 2"
     assert found.todo[1].startswith("or ")
 
@@ -244,7 +244,7 @@ def test_the_report_counts_what_is_wrong() -> None:
 def test_the_report_for_machines_is_plain_data() -> None:
     data = as_json(SLOW, diagnose(SLOW))
     assert data["well"] is True
-    assert data["connections"][0]["arithmetic"] == "1 × 5 + 1 × 4 + 1 × 10 + 1 × 4 + 1 × 4 + 1 × 4 + 1 × 1 = 32"
+    assert data["connections"][0]["arithmetic"] == "1 × 5 + 1 × 4 + 1 × 10 + 1 × 4 + 1 × 4 + 1 × 5 + 1 × 1 = 33"
     assert data["connections"][0]["takes"] == 97
     first = data["slow_queries"][0]
     assert first["databases"] == ["primary", STORE]

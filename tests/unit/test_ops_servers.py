@@ -94,7 +94,7 @@ def test_databases_on_one_server_add_up_and_others_do_not() -> None:
     one, other = allotments(settings, limits)
     assert (one.databases, one.store) == (("primary", "archive"), True)
     assert one.limit.name == f"the server (primary, archive, {STORE})"
-    assert one.budget.total == 2 * 2 * (5 + 2) + 2 * 3 + 1
+    assert one.budget.total == 2 * 2 * (5 + 2) + 3 + 4 + 1
     assert (other.databases, other.store) == (("replica",), False)
     assert other.budget.total == 2 * (5 + 2)
     assert one.limit.connections == other.limit.connections == 97
@@ -111,7 +111,7 @@ def test_a_roles_limit_counts_all_its_databases_and_a_databases_limit_all_its_ro
     assert (found["role app"].databases, found["role app"].store) == (("primary", "archive"), False)
     assert (found["database app"].databases, found["database app"].store) == (("primary",), True)
     assert found["role app"].ways_out()[-1] == 'ALTER ROLE "app" CONNECTION LIMIT 46'
-    assert found["database app"].ways_out()[-1] == 'ALTER DATABASE "app" CONNECTION LIMIT 32'
+    assert found["database app"].ways_out()[-1] == 'ALTER DATABASE "app" CONNECTION LIMIT 33'
 
 
 def test_a_limit_of_none_at_all_is_one() -> None:
@@ -137,10 +137,10 @@ async def test_what_the_server_could_not_bear_is_refused_with_the_arithmetic_and
     with pytest.raises(BudgetError) as caught:
         await check(much)
     said = str(caught.value)
-    assert "8 × 5 + 8 × 4 + 1 × 10 + 1 × 4 + 8 × 4 + 1 × 4 + 1 × 1 = 123, more than what the server" in said
+    assert "8 × 5 + 8 × 4 + 1 × 10 + 1 × 4 + 8 × 4 + 1 × 5 + 1 × 1 = 124, more than what the server" in said
     assert "100 − 3 reserved = 97" in said
     assert "set PUSHSVC_MAX_JOBS to 2" in said
-    assert "raise max_connections to 126" in said
+    assert "raise max_connections to 127" in said
     assert "PUSHSVC_WEB_PROCESSES" in said
     await check(much.model_copy(update={"max_jobs": 2}))
     with pytest.raises(BudgetError):
@@ -154,7 +154,7 @@ async def test_a_role_with_too_low_a_limit_is_refused_and_what_is_advised_starts
     with pytest.raises(BudgetError) as caught:
         await Service(settings=mine).check()
     said = str(caught.value)
-    assert "= 32, more than what role app {0}" in said
+    assert "= 33, more than what role app {0}" in said
     assert "takes: 20" in said
     assert "set PUSHSVC_MAX_JOBS to 1" in said
     assert 'ALTER ROLE "app {0} ""' in said

@@ -290,6 +290,8 @@ LOOPS = {
     "sweeping": "jobs.sweeper",
     "writing beats": "store.beats",
     "looking for due webhooks": "webhooks.courier",
+    "listening for transactions": "store.ear",
+    "queueing what transactions have submitted": "jobs.committed",
 }
 """Every supervised loop, and the module that names `forever` for it."""
 
@@ -328,6 +330,7 @@ def test_every_loop_goes_on_after_whatever_is_raised_at_its_awaits(
     """Under a loop of its own, which some of these errors would end."""
     faults = Faults(loop, monkeypatch)
     monkeypatch.setattr(import_module(f"pushsvc.{LOOPS[loop]}"), "forever", faults.forever)
+    monkeypatch.setattr("pushsvc.store.ear.STILL_THERE", 0.02)
     quick = settings.model_copy(update={"lease": 0.6, "sweep": 0.01, "poll": 0.02, "drain": 0.1})
 
     async def run() -> None:
@@ -398,6 +401,7 @@ TASKS = {
     "endpoints/replay.py Replayer._run": "awaited there",
     "jobs/attempt.py Attempt._bounded": "the call raises nothing; what is left to close is contained",
     "dev/working.py _run": "awaited there",
+    "jobs/handle.py Handle.progress": "awaited there",
 }
 """Where tasks are made, and who hears of what is raised in them."""
 
@@ -456,6 +460,7 @@ TIMERS = {
     "dev/working.py work.told_to_stop": "sets an event",
     "jobs/attempt.py Attempt._after": "settles one attempt",
     "jobs/context.py JobContext.progress": "starts a contained task",
+    "jobs/handle.py Handle.progress.follow": "puts into a queue",
     "jobs/keeper.py OwnLoop.stop": "cancels a task",
     "jobs/threads.py Threads.run.call": "settles one attempt",
     "store/postgres.py Postgres._try": "closes one connection",
@@ -490,6 +495,8 @@ def test_no_loop_without_end_is_outside_of_a_supervised_one() -> None:
         "hub/hub.py Hub._read_gap",
         "hub/reading.py Reading.page",
         "hub/feed.py Feed._write",
+        "jobs/following.py Follower._changes",
+        "jobs/following.py Follower.ended",
         "jobs/sweeper.py Sweeper._requeue_missing",
         "store/beats.py Beats.beat",
         "store/postgres.py Postgres.run",

@@ -17,7 +17,7 @@ from pushsvc.errors import NotFound, Unavailable
 from pushsvc.hub import Hub
 from pushsvc.jobs import Registry, Submitter
 from pushsvc.settings import Settings
-from pushsvc.store import EventStore, PositionStore
+from pushsvc.store import EventStore, PositionStore, Within
 from pushsvc.store.events import Page
 from pushsvc.transports import Cursors, Desk, Gate, Poll, Session, Waiter
 from pushsvc.web import JobViews
@@ -86,7 +86,7 @@ def desk(kit: Kit, hub: Hub, gate: Gate | None = None, **changes: Any) -> Desk:
         gate=gate or Gate(kit.jobs, 100),
         admission=admission(),
         cursors=Cursors(PositionStore(kit.postgres), settings.cursor_limit),
-        door=Submitter(Registry(), kit.jobs, kit.events, kit.queue, settings),
+        door=Submitter(Registry(), kit.jobs, Within(kit.postgres), kit.events, kit.queue, settings),
         views=JobViews(kit.jobs, kit.publisher),
         settings=settings,
     )
