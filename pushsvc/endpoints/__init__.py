@@ -1,6 +1,6 @@
 """Endpoints that may answer later: a request is recorded, and replayed through the whole app in a worker."""
 
-from .answer import Answer, Given
+from .answer import AS_KEPT, Answer, Given
 from .catalogue import Catalogue
 from .layer import Layer
 from .marks import HandedOver, Mark, name_places, need_names, on_handed_over
@@ -12,6 +12,7 @@ from .replay import Replayer
 from .sealing import Seals
 
 __all__ = [
+    "AS_KEPT",
     "Answer",
     "Catalogue",
     "EndpointOptions",

@@ -20,6 +20,9 @@ from starlette.types import Receive, Scope, Send
 from .. import wire
 from .record import HOP_BY_HOP, Headers
 
+AS_KEPT = "application/vnd.pushsvc.answer+json"
+"""Who accepts this gets the answer as it is kept, which is what `ref` in an event tells size and digest of."""
+
 GZIP_FROM = 500
 """Bytes of a body from which on it is compressed, where the app says that it would (`Vary: Accept-Encoding`)."""
 

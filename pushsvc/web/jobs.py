@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from .. import wire
 from ..domain import Job, JobStatus, check_name, is_job_id
-from ..endpoints import Answer, Given, Office, cookies_of
+from ..endpoints import AS_KEPT, Answer, Given, Office, cookies_of
 from ..errors import BadRequest, Gone, UnknownJob
 from ..jobs import Canceller, Registry
 from ..store import JobStore
@@ -98,9 +98,11 @@ class Results:
         if not job.status.terminal:
             headers = {"Location": self._views.path(job, root(request)), "Retry-After": RETRY_AFTER}
             return Response(await self._views.view(job, prefix=root(request)), 202, headers, JSON)
-        stored = await self._office.answer(job, cookies_of(request.scope["headers"])) if self._recorded(job) else None
-        if isinstance(stored, Answer):
-            return Given(stored)
+        as_kept = AS_KEPT in request.headers.get("accept", "")
+        if self._recorded(job) and not as_kept:
+            stored = await self._office.answer(job, cookies_of(request.scope["headers"]))
+            if isinstance(stored, Answer):
+                return Given(stored)
         if job.status is JobStatus.SUCCEEDED:
             found = await self._jobs.get_with_result(job.tenant, job.id)
             if found is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 
 import pytest
@@ -250,3 +251,20 @@ async def test_a_cancel_reaches_the_endpoint(service: Service) -> None:
         done = await http.get(view["links"]["self"], headers={"Prefer": "wait=20"})
         assert done.json()["status"] == "cancelled"
         assert await site.rows("SELECT 1 FROM pushsvc.records") == []
+
+
+async def test_a_large_answer_is_referred_to_by_what_is_kept(service: Service) -> None:
+    async def endpoint(request: Request) -> Response:
+        return PlainTextResponse("ü" * 100_000)
+
+    app = site_of(service, endpoint)
+    async with opened(service, app) as site, site.client() as http:
+        await http.post("/login/ann")
+        view = (await http.get("/slow/x", headers={"Prefer": "respond-async"})).json()
+        await http.get(view["links"]["self"], headers={"Prefer": "wait=20"})
+        events = (await http.get("/push/v1/events", params={"cursor": view["cursor"], "wait": 20})).json()["events"]
+        ref = events[-1]["event"]["ref"]
+        assert (await http.get(ref["href"])).text == "ü" * 100_000
+        kept = await http.get(ref["href"], headers={"Accept": "application/vnd.pushsvc.answer+json"})
+        assert (len(kept.content), hashlib.sha256(kept.content).hexdigest()) == (ref["bytes"], ref["sha256"])
+        assert kept.json()["body"] == "ü" * 100_000
