@@ -1,5 +1,5 @@
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
-  test: { include: ["tests/**/*.test.{ts,tsx}"], testTimeout: 30_000, hookTimeout: 60_000, pool: "threads" },
+  test: { include: ["tests/**/*.test.{ts,tsx}"], testTimeout: 90_000, hookTimeout: 120_000, pool: "threads" },
 });
