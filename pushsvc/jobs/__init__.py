@@ -14,7 +14,7 @@ from .publications import Publications
 from .registry import JobSpec, Registry
 from .results import Answered, encode
 from .signature import params_model
-from .submission import JobRequest, Submitter
+from .submission import BatchRequest, JobRequest, Submitter
 from .submit import Options, Parent, Submit, options_of
 from .sweeper import Sweeper
 from .watch import Watch
@@ -23,6 +23,7 @@ from .worker import Worker
 __all__ = [
     "Announcer",
     "Answered",
+    "BatchRequest",
     "CallOptions",
     "Canceller",
     "Committed",

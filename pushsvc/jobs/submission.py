@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
@@ -27,7 +28,7 @@ from ..domain import (
     inbox,
     new_job_id,
 )
-from ..errors import BadRequest, QueueFull, Unavailable, UnknownJob
+from ..errors import BadRequest, PushsvcError, QueueFull, Unavailable, UnknownJob
 from ..settings import Settings
 from ..store import EventStore, JobStore, Within
 from ..store.batching import Batcher
@@ -60,6 +61,12 @@ class JobRequest(BaseModel, extra="forbid"):
     @property
     def options(self) -> SubmitOptions:
         return SubmitOptions(self.channels, self.callback_url, self.run_at, self.deadline, self.priority)
+
+
+class BatchRequest(BaseModel, extra="forbid"):
+    """The body of `POST /v1/jobs/batch`."""
+
+    jobs: Annotated[list[JobRequest], Field(min_length=1, max_length=500)]
 
 
 class Submitter:
@@ -105,6 +112,32 @@ class Submitter:
         submission = self.check(principal.tenant, principal.subject, job, params, key, options)
         need_publish(principal, submission.channels)
         return await self.accept(submission)
+
+    async def submit_all(
+        self, principal: Principal, requests: Sequence[JobRequest], key: str | None = None
+    ) -> list[Accepted]:
+        """Store all of these jobs, or none. `key` stands for the whole batch: with it come the same jobs again.
+
+        Raises what `submit` does; where it is one job's fault, `index` in the problem says which one's.
+        """
+        asked = [self._member(principal, index, request) for index, request in enumerate(requests)]
+        if key is not None:
+            whole = digest(*(each.digest for each in asked))
+            asked = [
+                replace(each, key=f"{key}\x1f{index}", digest=whole, coalesce=False, mark=None)
+                for index, each in enumerate(asked)
+            ]
+        return await self.accept_all(asked)
+
+    def _member(self, principal: Principal, index: int, request: JobRequest) -> Submission:
+        try:
+            tenant, owner = principal.tenant, principal.subject
+            submission = self.check(tenant, owner, request.job, request.params, options=request.options)
+            need_publish(principal, submission.channels)
+            return submission
+        except PushsvcError as error:
+            error.extra["index"] = index
+            raise
 
     async def accept(self, submission: Submission) -> Accepted:
         """Store what has been checked, as `submit` does. Raises KeyReused, QueueFull: nothing is stored then; and

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -11,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from .. import wire
-from ..domain import Job, JobStatus, check_name, is_job_id
+from ..domain import Job, JobStatus, Principal, check_name, is_job_id
 from ..endpoints import AS_KEPT, Answer, Given, Office, cookies_of
 from ..errors import BadRequest, Gone, UnknownJob
 from ..jobs import Canceller, Registry
@@ -21,6 +22,8 @@ from .callers import Callers, OwnJobs
 from .problems import MEDIA_TYPE
 from .reading import JSON, RETRY_AFTER, query_number, root
 from .views import JobViews
+
+MOST_IDS = 500
 
 
 class Jobs:
@@ -64,6 +67,8 @@ class Jobs:
     async def list(self, request: Request) -> Response:
         principal = self._callers.principal(request, "read")
         query = request.query_params
+        if "ids" in query:
+            return await self._chosen(request, principal, query["ids"].split(","))
         status, after = query.get("status"), query.get("after")
         if status is not None and status not in set(JobStatus):
             raise BadRequest(f"status is one of {', '.join(JobStatus)}")
@@ -78,6 +83,16 @@ class Jobs:
         views = await asyncio.gather(*(self._views.view(job, prefix=root(request)) for job in shown))
         following = b',"next":%b' % wire.dump(shown[-1].id if len(jobs) > limit else None)
         return Response(b'{"jobs":[%b]%b}' % (b",".join(views), following), 200, media_type=JSON)
+
+    async def _chosen(self, request: Request, principal: Principal, ids: Sequence[str]) -> Response:
+        """The own ones among these, newest first: all at once."""
+        if len(request.query_params) > 1:
+            raise BadRequest("ids stands by itself")
+        if len(ids) > MOST_IDS or not all(map(is_job_id, ids)):
+            raise BadRequest(f"ids are the ids of up to {MOST_IDS} jobs, with commas between them")
+        jobs = await self._jobs.of_ids(principal.tenant, principal.subject, ids)
+        views = await asyncio.gather(*(self._views.view(job, prefix=root(request), placed=False) for job in jobs))
+        return Response(b'{"jobs":[%b],"next":null}' % b",".join(views), 200, media_type=JSON)
 
 
 class Results:
@@ -134,7 +149,11 @@ class Cancels:
         mark = request.query_params.get("mark")
         if mark is not None:
             check_name(mark, "a mark", 100)
-        job = await self._canceller.cancel(await self._own.asked_for(request, "submit"), mark)
+        children = request.query_params.get("children", "false")
+        if children not in ("true", "false"):
+            raise BadRequest("children is true or false")
+        own = await self._own.asked_for(request, "submit")
+        job = await self._canceller.cancel(own, mark, children=children == "true")
         return Response(
             await self._views.view(job, prefix=root(request)),
             202,

@@ -139,13 +139,25 @@ def _paths(submitted: Mapping[str, Any]) -> dict[str, Any]:
                 "responses": {"200": job, "202": job, "default": _problem()},
             }
         },
+        "/v1/jobs/batch": {
+            "post": {
+                "summary": "Submit several jobs: all of them, or none",
+                "parameters": [key],
+                "requestBody": {"required": True, "content": {JSON: {"schema": _jobs(submitted)}}},
+                "responses": {"202": _jobs_answer(job), "default": _problem()},
+            }
+        },
         "/v1/jobs/{id}": {
             "parameters": [chosen],
             "get": {"summary": "A job as it is now", "responses": {"200": job, "default": _problem()}},
         },
         "/v1/jobs/{id}/cancel": {
             "parameters": [chosen],
-            "post": {"summary": "Cancel a job", "responses": {"202": job, "default": _problem()}},
+            "post": {
+                "summary": "Cancel a job",
+                "parameters": [_query("children", "boolean")],
+                "responses": {"202": job, "default": _problem()},
+            },
         },
         "/v1/events": {
             "get": {
@@ -156,6 +168,15 @@ def _paths(submitted: Mapping[str, Any]) -> dict[str, Any]:
         },
         "/v1/me": {"get": {"summary": "Who the caller is", "responses": {"200": identity, "default": _problem()}}},
     }
+
+
+def _jobs(one: Mapping[str, Any]) -> dict[str, Any]:
+    several = {"type": "array", "items": one, "minItems": 1, "maxItems": 500}
+    return {"type": "object", "properties": {"jobs": several}, "required": ["jobs"]}
+
+
+def _jobs_answer(one: Mapping[str, Any]) -> dict[str, Any]:
+    return {"description": "The jobs, in order", "content": {JSON: {"schema": _jobs(one["content"][JSON]["schema"])}}}
 
 
 def _query(name: str, kind: str = "string") -> dict[str, Any]:

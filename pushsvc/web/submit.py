@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 
 from starlette.requests import Request
@@ -10,7 +11,7 @@ from starlette.routing import Route
 
 from .. import wire
 from ..domain import check_name
-from ..jobs import JobRequest, Submitter
+from ..jobs import BatchRequest, JobRequest, Submitter
 from ..settings import Settings
 from ..transports import Waiter
 from .callers import Callers, OwnJobs
@@ -41,7 +42,10 @@ class Submit:
         self._settings = settings
 
     def routes(self) -> list[Route]:
-        return [Route("/v1/jobs", self.submit, methods=["POST"])]
+        return [
+            Route("/v1/jobs", self.submit, methods=["POST"]),
+            Route("/v1/jobs/batch", self.batch, methods=["POST"]),
+        ]
 
     async def submit(self, request: Request) -> Response:
         principal = self._callers.principal(request, "submit")
@@ -61,6 +65,17 @@ class Submit:
             return Response(await self._views.view(job, mark=mark, prefix=root(request)), 200, headers, JSON)
         view = await self._views.view(job, accepted.cursor, mark, root(request))
         return Response(view, 202, {**headers, "Retry-After": RETRY_AFTER}, JSON)
+
+    async def batch(self, request: Request) -> Response:
+        """All of them or none. Each looks as it does by itself, but for its place in the queue."""
+        principal = self._callers.principal(request, "submit")
+        body = await read_body(request, BatchRequest, self._settings.body_limit)
+        accepted = await self._door.submit_all(principal, body.jobs, _idempotency_key(request))
+        prefix = root(request)
+        views = await asyncio.gather(
+            *(self._views.view(each.job, each.cursor, each.mark, prefix, placed=False) for each in accepted)
+        )
+        return Response(b'{"jobs":[%b]}' % b",".join(views), 202, {"Retry-After": RETRY_AFTER}, JSON)
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -36,14 +36,21 @@ class JobViews:
         } | called
 
     async def view(
-        self, job: Job, cursor: str | None = None, mark: str | None = None, prefix: str | None = None
+        self,
+        job: Job,
+        cursor: str | None = None,
+        mark: str | None = None,
+        prefix: str | None = None,
+        *,
+        placed: bool = True,
     ) -> bytes:
         """The job; `cursor` is where to listen from, by default its own channel's position. With the `mark` of a
-        submission its link cancels for that one only. `prefix` is where the request found the API."""
+        submission its link cancels for that one only. `prefix` is where the request found the API. `placed`: with
+        its place in the queue, which has to be counted."""
         progress, position = None, None
         if job.attempt and not job.status.terminal:
             progress = await self._publisher.last_progress(job.id)
-        if job.status is JobStatus.QUEUED:
+        if placed and job.status is JobStatus.QUEUED:
             position = await self._jobs.queue_position(job)
         view: dict[str, Any] = {
             "id": job.id,
