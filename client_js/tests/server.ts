@@ -56,6 +56,8 @@ export async function startServer(settings: Record<string, string> = {}): Promis
     await ended;
   };
 
+  // Whatever becomes of the tests, it does not outlive them.
+  process.once("exit", () => void child.kill("SIGTERM"));
   await start();
   return {
     get url() {
