@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from pushsvc import JobContext, Service
 
 from .reports import Ask, Report
-from .session import Sessions
+from .session import GROUP, Sessions
 
 PAGE = Path(__file__).parent / "page"
 POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -41,12 +42,20 @@ class Assets(StaticFiles):
 
 @service.job(timeout=60)
 async def airport_report(
-    ctx: JobContext, origin: Origin = "JFK", month: Month | None = None, compare: bool = False
+    ctx: JobContext,
+    origin: Origin = "JFK",
+    month: Month | None = None,
+    compare: bool = False,
+    share: bool = False,
 ) -> dict[str, Any]:
     """Delays, cancellations, carriers, destinations and weather of one airport, in a month or the year.
 
     With `compare` the same queries run once more, one after another, to measure what parallel saved.
+    With `share` the other visitors hear that it runs, and what came of it.
     """
+    asked = {"job": ctx.id, "guest": _nickname(ctx.user), "origin": origin, "month": month}
+    if share:
+        await _tell(ctx, "report.started", asked)
     started = time.perf_counter()
     report = Report(origin, month)
     asks = report.asks(ctx.db)
@@ -63,13 +72,28 @@ async def airport_report(
     # Unless it is measured, only the queries' times added up: beside others each takes longer than alone.
     busy_ms = round(sum(query["finished"] - query["started"] for query in ctx.queries), 1)
     sequential_ms = await _one_after_another(ctx, asks) if compare else busy_ms
+    found = report.collect(answers)
+    if share:
+        summary = found["summary"]
+        numbers = {"flights": summary["flights"], "mean_delay": summary["mean_delay"]}
+        await _tell(ctx, "report.ready", {**asked, **numbers})
     return {
-        **report.collect(answers),
+        **found,
         "queries": ctx.queries,
         "parallel_ms": parallel_ms,
         "sequential_ms": sequential_ms,
         "measured": compare,
     }
+
+
+async def _tell(ctx: JobContext, kind: str, data: dict[str, Any]) -> None:
+    # By its key it is told once, however often the job is tried.
+    await service.publish(GROUP, kind, data, retention="1h", key=f"{ctx.id}.{kind}")
+
+
+def _nickname(user: str | None) -> str:
+    # A visitor's id is as good as a password: the others get nothing that leads back to it.
+    return hashlib.sha256((user or "").encode()).hexdigest()[:4]
 
 
 async def _one_after_another(ctx: JobContext, asks: dict[str, Ask]) -> float:

@@ -16,6 +16,8 @@ from ..web.reading import read_body
 TTL = 3600
 BODY_LIMIT = 1024
 SCOPE = ("submit", "read")
+GROUP = "group:flights"
+"""What visitors run, for all of them."""
 
 
 class Visitor(BaseModel):
@@ -27,8 +29,8 @@ class Visitor(BaseModel):
 class Minter(Protocol):
     """What the session needs of a `Service`."""
 
-    def token(self, sub: str, *, scope: tuple[str, ...], ttl: float) -> str:
-        """A signed token for `sub`."""
+    def token(self, sub: str, *, channels: tuple[str, ...], scope: tuple[str, ...], ttl: float) -> str:
+        """A signed token for `sub`, who may hear `channels`."""
         ...
 
 
@@ -50,5 +52,5 @@ class Sessions:
             raise Forbidden("the origin is not this host")
         body = await read_body(request, Visitor, BODY_LIMIT)
         user = f"guest-{body.visitor or secrets.token_hex(16)}"
-        token = self._minter.token(user, scope=SCOPE, ttl=TTL)
+        token = self._minter.token(user, channels=(GROUP,), scope=SCOPE, ttl=TTL)
         return JSONResponse({"token": token, "user": user, "expires_in": TTL}, headers={"Cache-Control": "no-store"})

@@ -17,8 +17,8 @@ VISITOR = "0123456789abcdef"
 class Minter:
     """Tokens that say what they stand for."""
 
-    def token(self, sub: str, *, scope: tuple[str, ...], ttl: float) -> str:
-        return f"{sub}|{' '.join(scope)}|{ttl}"
+    def token(self, sub: str, *, channels: tuple[str, ...], scope: tuple[str, ...], ttl: float) -> str:
+        return f"{sub}|{' '.join(channels)}|{' '.join(scope)}|{ttl}"
 
 
 @pytest.fixture
@@ -28,12 +28,12 @@ def client() -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://demo.test")
 
 
-async def test_a_visitor_is_a_guest_who_may_submit_and_read(client: httpx.AsyncClient) -> None:
+async def test_a_visitor_is_a_guest_who_may_submit_and_read_and_hear_the_group(client: httpx.AsyncClient) -> None:
     answer = await client.post("/demo/session", json={"visitor": VISITOR}, headers={"Origin": "http://demo.test"})
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-store"
     user = f"guest-{VISITOR}"
-    assert answer.json() == {"token": f"{user}|submit read|3600", "user": user, "expires_in": 3600}
+    assert answer.json() == {"token": f"{user}|group:flights|submit read|3600", "user": user, "expires_in": 3600}
 
 
 async def test_without_an_id_every_session_is_another_guest(client: httpx.AsyncClient) -> None:

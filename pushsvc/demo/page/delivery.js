@@ -1,140 +1,156 @@
-// The delivery panel: what has come, by which transport, how long after it was asked for.
+// The delivery panel: what is on the way, and what has come, by which transport, how long after it was asked for.
 
-import { format, html } from "./svg.js";
-import { names } from "./transports.js";
+import { names } from "./network.js";
+import { format, html, reportName } from "./svg.js";
 
-const SUBMITTED = "pushsvc.demo.submitted";
 const SHOWN = 40;
 
 const by = (id) => document.getElementById(id);
 
-/** The jobs this browser has submitted and when; kept, so that a reload still knows what is on the way. */
-export class Submitted {
-  #jobs = new Map(read());
-
-  add(job, name, params, at) {
-    this.#jobs.set(job, { name, params, at, done: false, ...this.#jobs.get(job) });
-    this.#save();
-  }
-
-  get(job) {
-    return this.#jobs.get(job);
-  }
-
-  finish(job) {
-    const known = this.#jobs.get(job);
-    if (known) known.done = true;
-    this.#save();
-  }
-
-  get outstanding() {
-    return [...this.#jobs.values()].filter((job) => !job.done).length;
-  }
-
-  #save() {
-    localStorage.setItem(SUBMITTED, JSON.stringify([...this.#jobs].slice(-SHOWN)));
-  }
-}
-
-function read() {
-  try {
-    return JSON.parse(localStorage.getItem(SUBMITTED)) ?? [];
-  } catch {
-    return [];
-  }
-}
-
 export class Delivery {
+  #asked;
   #received = 0;
   #missed = 0;
-  #entries = new Map(); // job id → the cell for its latency, filled in when the 202 comes after the event
+  #seen = new Set(); // ids of events: the history and the connection may both bring one
+  #unknown = new Map(); // job id → the cell for its latency, filled in when the 202 comes after the event
   #back = 0; // when we came back, by the page's clock
+  #away = false; // whether a connection was lost in this page
 
-  constructor(submitted) {
-    this.submitted = submitted;
+  constructor(asked) {
+    this.#asked = asked;
+    asked.addEventListener("change", () => this.count());
+    by("outbox").addEventListener("click", ({ target }) => asked.job(target.dataset.key)?.cancel());
   }
 
-  /** Connected again. What was pushed before this moment was missed, and is now recovered. */
-  live({ resumed, recovered }) {
-    this.#back = Date.now();
-    this.#missed = 0;
-    by("recovered").hidden = !recovered;
-    by("recovered").textContent = "recovered";
-    this.note(resumed && !recovered ? "Part of the history is gone: reading on from here." : "");
+  /** How the connection is. What was pushed before it was back was missed, and is recovered now. */
+  status({ state }) {
+    if (state !== "live") {
+      this.#away ||= this.#back > 0;
+      this.#back = 0;
+    } else if (!this.#back) {
+      this.#back = Date.now();
+      this.#missed = 0;
+      by("recovered").hidden = !this.#away;
+      by("recovered").textContent = "recovered";
+      this.note("");
+    }
   }
 
   offline() {
     by("recovered").hidden = true;
-    const waiting = this.submitted.outstanding;
-    const jobs = `${count(waiting, "job")} on the way; the results will wait for you.`;
-    this.note(waiting ? jobs : "Nothing can reach this page now.");
+    const { waiting } = this.#asked;
+    const jobs = `${count(waiting.length, "job")} on the way; the results will wait for you.`;
+    this.note(waiting.length ? jobs : "Nothing can reach this page now. What you run waits here.");
   }
 
   note(text) {
     by("delivery-note").textContent = text;
   }
 
-  event({ event, position, order, transport, bytes }) {
-    if (order !== "duplicate") {
-      this.#received += 1;
-      this.submitted.finish(event.job);
-    }
+  /** An event has come. Says whether it is news. */
+  event(event, position, { transport, shared }) {
+    if (this.#seen.has(event.id)) return false;
+    this.#seen.add(event.id);
+    this.#received += 1;
     // By the server's clock the event happened before we were back: it was pushed while nobody listened.
-    const missed = order !== "duplicate" && Date.parse(event.at) < this.#back;
+    const missed = Date.parse(event.at) < this.#back;
     if (missed) {
       this.#missed += 1;
+      by("recovered").hidden = false;
       by("recovered").textContent = `recovered ${this.#missed}`;
       this.note(`${count(this.#missed, "event")} came while you were away; nothing is lost.`);
     }
     const latency = html("span", { class: "latency" }, this.#latency(event.job));
-    if (!this.submitted.get(event.job)) this.#entries.set(event.job, { latency, at: Date.now() });
-    const kind = event.type.replace("job.", "");
-    const how = `${names[transport]}, ${format.bytes(bytes)}`;
-    this.#list(
-      [
-        html("code", { title: "position" }, position),
-        html("span", { class: "what" }, event.name),
-        html("span", { class: `badge ${kind === "succeeded" ? "good" : "bad"}` }, kind),
-        missed ? html("span", { class: "badge" }, "recovered") : null,
-        order === "next" ? null : html("span", { class: "badge bad" }, order),
-      ],
-      [html("span", {}, how), latency],
-    );
+    if (!this.#asked.get(event.job)) this.#unknown.set(event.job, { latency, at: Date.now() });
+    const how = [names[transport], shared && "another window", format.bytes(size(event))].filter(Boolean).join(", ");
+    const badge = missed ? html("span", { class: "badge" }, "recovered") : null;
+    by("events").prepend(this.#row(event, position, badge, html("span", {}, how), latency));
+    this.#trim();
+    this.#asked.ended(event.job);
     this.count();
+    return true;
+  }
+
+  /** What the inbox held before this page was opened, the newest first. */
+  history(items) {
+    for (const { event, position } of items) {
+      if (this.#seen.has(event.id)) continue;
+      this.#seen.add(event.id);
+      const at = new Date(event.at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+      const badge = html("span", { class: "badge plain" }, "earlier");
+      by("events").append(this.#row(event, position, badge, html("time", { datetime: event.at }, at)));
+    }
+    this.#trim();
   }
 
   reset({ position }) {
     const badge = html("span", { class: "badge bad" }, "reset");
-    this.#list([html("code", {}, position), badge], ["what lay between is gone"]);
-  }
-
-  /** The job's id is known now: the event may have been faster than the answer to the submission. */
-  accepted(job) {
-    const entry = this.#entries.get(job);
-    if (entry) {
-      this.#entries.delete(job);
-      entry.latency.textContent = this.#latency(job, entry.at);
-      this.submitted.finish(job);
-    }
-    this.count();
+    const lines = [[html("code", {}, position), badge], ["what lay between is gone"]];
+    by("events").prepend(html("li", {}, ...lines.map((line) => html("p", {}, ...line))));
+    by("recovered").hidden = true;
+    this.note("Part of the history is gone: reading on from here.");
+    this.#trim();
   }
 
   count() {
+    const { waiting } = this.#asked;
+    for (const [job, { latency, at }] of this.#unknown) {
+      if (!this.#asked.get(job)) continue;
+      this.#unknown.delete(job);
+      latency.textContent = this.#latency(job, at);
+      this.#asked.ended(job);
+      return; // which has told us to count again
+    }
     by("received").textContent = this.#received;
-    by("outstanding").textContent = this.submitted.outstanding;
+    by("outstanding").textContent = waiting.length;
+    by("outbox").replaceChildren(...waiting.map((entry) => this.#waiting(entry)));
+  }
+
+  #waiting({ key, name, params, id, status }) {
+    const job = this.#asked.job(key);
+    const percent = job?.latest ? ` ${Math.round(job.latest.value * 100)} %` : "";
+    const text = status === "unsent" ? "waiting to be sent" : `${status}${percent}`;
+    const title = reportName(name, params);
+    const button = html("button", { type: "button", class: "quiet", "data-key": key, "aria-label": `Cancel ${title}` });
+    button.append("Cancel");
+    return html(
+      "li",
+      {},
+      id ? html("a", { href: `#job=${id}`, class: "what" }, title) : html("span", { class: "what" }, title),
+      html("span", { class: `badge ${status === "unsent" ? "wait" : "plain"}` }, text),
+      job ? button : null,
+    );
+  }
+
+  #row(event, position, badge, ...second) {
+    const kind = event.type.replace("job.", "");
+    const opens = event.name === "airport_report" && kind === "succeeded";
+    const first = [
+      html("code", { title: "position" }, position),
+      opens
+        ? html("a", { class: "what", href: `#job=${event.job}` }, event.name)
+        : html("span", { class: "what" }, event.name),
+      html("span", { class: `badge ${kind === "succeeded" ? "good" : "bad"}` }, kind),
+      badge,
+    ];
+    return html("li", {}, html("p", {}, ...first), html("p", {}, ...second));
+  }
+
+  #trim() {
+    const list = by("events");
+    while (list.children.length > SHOWN) list.lastChild.remove();
+    by("events-empty").hidden = list.children.length > 0;
   }
 
   #latency(job, now = Date.now()) {
-    const known = this.submitted.get(job);
+    const known = this.#asked.get(job);
     return known ? `${format.time(Math.max(now - known.at, 0))} after submit` : "";
   }
+}
 
-  #list(...lines) {
-    const list = by("events");
-    list.prepend(html("li", {}, ...lines.map((line) => html("p", {}, ...line))));
-    while (list.children.length > SHOWN) list.lastChild.remove();
-    by("events-empty").hidden = true;
-  }
+/** Bytes of an event as it travels. */
+export function size(event) {
+  return new TextEncoder().encode(JSON.stringify(event)).length;
 }
 
 function count(number, noun) {

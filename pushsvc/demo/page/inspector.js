@@ -1,14 +1,13 @@
 // What went over the wire, for those who want to see it.
 
 import { format } from "./svg.js";
-import { names } from "./transports.js";
+import { names } from "./network.js";
 
 const SHOWN = 4000;
 
 const by = (id) => document.getElementById(id);
 
-export function showEvent(item, bytes) {
-  const { channel, position, event, transport } = item;
+export function showEvent(event, { channel, position }, transport, bytes) {
   const text = JSON.stringify({ channel, position, event }, null, 2);
   by("raw").textContent = text.length > SHOWN ? `${text.slice(0, SHOWN)}\n…` : text;
   by("raw-size").textContent = `${format.bytes(bytes)} by ${names[transport]}`;

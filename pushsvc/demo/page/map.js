@@ -1,5 +1,6 @@
 // A map without a map: every airport of the country is a faint dot, and the flights are arcs over them.
 
+import { place as placed } from "./labels.js";
 import { canvas, format, svg } from "./svg.js";
 
 const HOME = { EWR: [-74.17, 40.69], JFK: [-73.78, 40.64], LGA: [-73.87, 40.78] };
@@ -34,9 +35,7 @@ export function map(title, origin, destinations, airports) {
       // The large ones first, so that the small ones lie on top and can be pointed at.
       ...known.map((place) => destination(place, at(place.lon, place.lat), place.flights / most, width)),
       svg("circle", { cx: home[0], cy: home[1], r: 4, class: "home" }),
-      ...known
-        .filter((place, index) => index < named || far(place))
-        .map((place) => name(place, at(place.lon, place.lat), home)),
+      ...names(known, named, home, at, most, width, height),
     );
     return picture;
   };
@@ -76,17 +75,29 @@ function destination(place, [x, y], weight, width) {
   return svg("circle", {
     cx: x,
     cy: y,
-    r: 2 + Math.sqrt(weight) * Math.min(width / 60, 11),
+    r: radius(weight, width),
     class: `place ${delay >= 18 ? "late" : delay >= 10 ? "slow" : "fair"}`,
     "data-tip": `${place.name} (${place.dest}): ${flights}, ${format.minutes(place.mean_delay)} late`,
   });
 }
 
-function name(place, [x, y], home) {
-  if (far(place)) return svg("text", { x: x - 6, y: y + 16, class: "place-name" }, place.dest);
-  const west = x < home[0];
-  const side = west ? { x: x - 9, class: "place-name end" } : { x: x + 9, class: "place-name" };
-  return svg("text", { ...side, y: y - 8 }, place.dest);
+function radius(weight, width) {
+  return 2 + Math.sqrt(weight) * Math.min(width / 60, 11);
+}
+
+/** The names of the largest, and of those that are not where they seem to be. */
+function names(known, count, [x, y], at, most, width, height) {
+  const points = known.map((place, index) => {
+    const [x, y] = at(place.lon, place.lat);
+    const r = radius(place.flights / most, width);
+    return { x, y, r, text: place.dest, wanted: index < count || far(place), needed: far(place) };
+  });
+  const home = { x, y, r: 4 };
+  // The circle that a label belongs to is no obstacle to it: a label starts beside it.
+  const wanted = points.filter((point) => point.wanted);
+  return placed(wanted, width, height, [home, ...wanted]).map(({ x, y, text }) =>
+    svg("text", { x, y, class: "place-name" }, text),
+  );
 }
 
 function summary(places) {

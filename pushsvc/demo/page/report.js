@@ -2,9 +2,8 @@
 
 import { bars, columns, line, table } from "./charts.js";
 import { map } from "./map.js";
-import { drawn, format, html } from "./svg.js";
+import { drawn, format, html, MONTHS } from "./svg.js";
 
-const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const AIRPORTS = { EWR: "Newark", JFK: "John F. Kennedy", LGA: "LaGuardia" };
 const RAIN = { 0: "none", 1: "trace", 2: "light", 10: "moderate", 30: "heavy" };
 

@@ -44,6 +44,14 @@ export const format = {
   bytes: (bytes) => (bytes < 1024 ? `${bytes} B` : `${(bytes / 1024).toFixed(1)} KiB`),
 };
 
+export const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/** What a job is called where there is room for a few words. */
+export function reportName(job, { origin, month } = {}) {
+  if (job !== "airport_report") return job || "a job";
+  return `${origin ?? "JFK"}, ${month ? MONTHS[month - 1] : "whole year"}`;
+}
+
 /** Draw into `box` at its real width, now and whenever that changes, so that text keeps its size. */
 export function drawn(box, draw) {
   let width = 0;
