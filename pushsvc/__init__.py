@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .domain import Principal
     from .endpoints import WaitingPage
     from .errors import JobError, PushsvcError
-    from .jobs import Handle, JobContext, current_job
+    from .jobs import Handle, JobContext, Jobs, Retry, current_job
     from .queries import Database, Promise
     from .service import Service
     from .settings import Settings
@@ -20,9 +20,11 @@ __all__ = [
     "Handle",
     "JobContext",
     "JobError",
+    "Jobs",
     "Principal",
     "Promise",
     "PushsvcError",
+    "Retry",
     "Service",
     "Settings",
     "WaitingPage",
@@ -36,9 +38,11 @@ _WHERE = {
     "Handle": "jobs",
     "JobContext": "jobs",
     "JobError": "errors",
+    "Jobs": "jobs",
     "Principal": "domain",
     "Promise": "queries",
     "PushsvcError": "errors",
+    "Retry": "jobs",
     "Service": "service",
     "Settings": "settings",
     "WaitingPage": "endpoints",

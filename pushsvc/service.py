@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import itertools
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from anyio import to_thread
 from pydantic import SecretStr
@@ -21,29 +20,31 @@ from starlette.types import ASGIApp
 from .access import DEFAULT_SCOPES, Login
 from .domain import Channel, Json, Position, Revocation, check_channel, check_name, check_subject, check_tenant
 from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Render, Replayer
-from .errors import BadRequest, PushsvcError, SettingsError, Unavailable
+from .errors import BadRequest, SettingsError, Unavailable
 from .hosting import Attachment, Host, ServiceApp, in_worker
 from .jobs import (
     CallOptions,
     Holds,
     JobContext,
-    JobSpec,
+    Jobs,
+    Offers,
     Options,
     OwnLoop,
-    PgSettingsFor,
     Priority,
     Registry,
     Submit,
+    Terms,
     Watch,
     Worker,
     current_job,
     options_of,
-    params_model,
+    seconds,
+    spec_of,
 )
 from .ops import KEEPER_CONNECTIONS, Doctor, Examination
 from .parts import Parts
-from .queries import Database, PgSettings, check_session_class
-from .settings import LONGEST, LONGEST_VALUE, Settings, parse_duration
+from .queries import Database, check_session_class
+from .settings import LONGEST_VALUE, Settings
 from .tasks import stop
 from .transports import REVOCATIONS, revocation_data
 from .webhooks.courier import Courier
@@ -51,13 +52,10 @@ from .webhooks.courier import Courier
 REVOCATIONS_KEPT = 400 * 86400.0
 """Seconds; a token that lives longer than this is no token but a password."""
 
-MOST_ATTEMPTS = 1000
-
 T = TypeVar("T")
-Function = TypeVar("Function", bound=Callable[..., object])
 
 
-class Service:
+class Service(Offers):
     """Jobs, and everything that accepts, runs and delivers them.
 
     `settings` defaults to the environment's `PUSHSVC_*`. `databases` names the databases that jobs query,
@@ -103,65 +101,13 @@ class Service:
 
     # What an author writes
 
-    @overload
-    def job(self, function: Function, /) -> Function: ...
+    def _offer(self, function: Callable[..., Any], terms: Terms) -> None:
+        self.jobs.add(spec_of(function, terms, self.settings.retention))
 
-    @overload
-    def job(
-        self,
-        *,
-        name: str | None = None,
-        timeout: float | str = 300.0,
-        retention: float | str | None = None,
-        max_attempts: int = 1,
-        coalesce: bool = False,
-        pg_settings: PgSettingsFor = None,
-    ) -> Callable[[Function], Function]: ...
-
-    def job(
-        self,
-        function: Any = None,
-        *,
-        name: str | None = None,
-        timeout: float | str = 300.0,
-        retention: float | str | None = None,
-        max_attempts: int = 1,
-        coalesce: bool = False,
-        pg_settings: PgSettingsFor = None,
-    ) -> Any:
-        """Make a function a job: `async def`, or `def`, which runs in a thread.
-
-        `timeout` and `retention` are seconds, or text like `"24h"`. `max_attempts` is how often the job is
-        tried when it raises; a worker's death does not count as one. With `coalesce`, equal submissions of
-        one owner are one job while it is in flight. `pg_settings`, a mapping or a function that gives one for a
-        JobContext, are settings of PostgreSQL's, `role` included, which hold for all that the job asks of its
-        databases. The function itself stays as it is. Raises SettingsError
-        when its signature can't be filled from JSON by name.
-        """
-
-        def register(function: Callable[..., Any]) -> Callable[..., Any]:
-            job = str(name or getattr(function, "__name__", ""))
-            params, context = params_model(job, function)
-            if not isinstance(max_attempts, int) or not 1 <= max_attempts <= MOST_ATTEMPTS:
-                raise SettingsError(f"job {job}: max_attempts is a number from 1 to {MOST_ATTEMPTS}")
-            self.jobs.add(
-                JobSpec(
-                    name=job,
-                    function=function,
-                    timeout=_seconds(f"job {job}: timeout", timeout),
-                    retention=_seconds(
-                        f"job {job}: retention", self.settings.retention if retention is None else retention
-                    ),
-                    max_attempts=max_attempts,
-                    coalesce=coalesce,
-                    params=params,
-                    context=context,
-                    pg_settings=_settings_of_queries(job, pg_settings),
-                )
-            )
-            return function
-
-        return register if function is None else register(function)
+    def include(self, jobs: Jobs, *, prefix: str = "") -> None:
+        """Offer the jobs of a module of yours, each under its name with the `prefix` before it; also those that it
+        comes to have later. Raises SettingsError when a name is taken."""
+        jobs.include_in(lambda function, terms: self._offer(function, terms.named(prefix)))
 
     def asgi(self, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
         """A whole ASGI app: the API, and `routes` of your own beside it. Put together when first called."""
@@ -214,11 +160,11 @@ class Service:
         if otherwise not in ("refuse", "run"):
             raise SettingsError("respond_async: otherwise is 'refuse' or 'run'")
         options = EndpointOptions(
-            wait=0.0 if wait == 0 else _seconds("respond_async: wait", wait),
-            timeout=_seconds("respond_async: timeout", timeout),
-            retention=_seconds("respond_async: retention", kept),
+            wait=0.0 if wait == 0 else seconds("respond_async: wait", wait),
+            timeout=seconds("respond_async: timeout", timeout),
+            retention=seconds("respond_async: retention", kept),
             coalesce=coalesce,
-            cache_for=0.0 if cache_for is None else _seconds("respond_async: cache_for", cache_for),
+            cache_for=0.0 if cache_for is None else seconds("respond_async: cache_for", cache_for),
             only_if_asked=only_if_asked,
             otherwise=otherwise,
             cancel_on_disconnect=cancel_on_disconnect,
@@ -323,11 +269,11 @@ class Service:
         in between. Raises BadRequest and TooLarge, when nothing has been published; Unavailable when PostgreSQL is
         away: whether it has then, only the `key` can tell.
         """
-        seconds = self.settings.retention if retention is None else _seconds("retention", retention, BadRequest)
+        kept = self.settings.retention if retention is None else seconds("retention", retention, BadRequest)
         where = Channel(check_tenant(tenant), check_channel(channel))
         if key is not None:
             check_name(key, "a key", 255)
-        return await self.parts.publications.publish(where, type, data, seconds, key)
+        return await self.parts.publications.publish(where, type, data, kept, key)
 
     async def revoke(self, sub: str | None = None, *, tenant: str = "default", token: str | None = None) -> None:
         """Make all tokens of `sub` void that were issued until now, or just the one `token`.
@@ -552,27 +498,3 @@ class Service:
     def drains_by_itself(self) -> None:
         """Whoever serves this process' app calls `drain` at its end: no signal need begin it."""
         self._host.heeds_signals = False
-
-
-def _settings_of_queries(job: str, given: Any) -> PgSettingsFor:
-    """What was given, if it can be what it is to be. Raises SettingsError."""
-    if inspect.iscoroutinefunction(given):
-        raise SettingsError(f"job {job}: pg_settings is a plain function of the context, not an async one")
-    if not callable(given):
-        try:
-            PgSettings.of(given)
-        except SettingsError as error:
-            raise SettingsError(f"job {job}: {error}") from None
-    checked: PgSettingsFor = given
-    return checked
-
-
-def _seconds(what: str, value: float | str, error: type[PushsvcError] = SettingsError) -> float:
-    """The duration in seconds. Raises `error`, saying of what it was."""
-    try:
-        seconds = parse_duration(value)
-    except ValueError as wrong:
-        raise error(f"{what}: {wrong}") from None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST:
-        raise error(f"{what}: a duration is more than 0 seconds, and at most a hundred years")
-    return float(seconds)

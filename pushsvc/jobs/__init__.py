@@ -9,10 +9,12 @@ from .following import Follower
 from .handle import Handle
 from .holds import Holds
 from .keeper import Keeper, OwnLoop
+from .offering import Jobs, Offers, Terms, seconds, spec_of
 from .options import CallOptions, Priority, SubmitOptions
 from .publications import Publications
 from .registry import JobSpec, Registry
 from .results import Answered, encode
+from .retries import Retry
 from .signature import params_model
 from .submission import BatchRequest, JobRequest, Submitter
 from .submit import Options, Parent, Submit, options_of
@@ -33,8 +35,10 @@ __all__ = [
     "JobContext",
     "JobRequest",
     "JobSpec",
+    "Jobs",
     "Keeper",
     "NoJob",
+    "Offers",
     "Options",
     "OwnLoop",
     "Parent",
@@ -42,14 +46,18 @@ __all__ = [
     "Priority",
     "Publications",
     "Registry",
+    "Retry",
     "Submit",
     "SubmitOptions",
     "Submitter",
     "Sweeper",
+    "Terms",
     "Watch",
     "Worker",
     "current_job",
     "encode",
     "options_of",
     "params_model",
+    "seconds",
+    "spec_of",
 ]

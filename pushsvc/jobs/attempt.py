@@ -26,7 +26,7 @@ from ..store import Requeue
 from ..tasks import contained
 from .context import JobContext
 from .current import enter
-from .failures import Failure
+from .failures import Failure, only
 from .limits import backoff
 from .registry import JobSpec, Registry
 from .results import Answered, encode, success
@@ -255,17 +255,18 @@ class Attempt:
     def _failed(self, error: BaseException) -> Ending:
         job = self.claim.job
         failure = Failure.of(error, shown=self._limits.show_errors)
-        if failure.temporary and (waits := self._waits(failure)) is not None:
+        retries, cause = self._registry.get(job.name).retries, only(error)
+        if failure.temporary and not retries.knows(cause) and (waits := self._waits(failure)) is not None:
             delay = backoff(waits)
             logger.warning(
                 "job %s %s can't reach what it needs, again in %.1f s: %s", job.name, job.id, delay, failure.said
             )
             return Requeue(job.id, job.version, delay, "handed back", _encoded(failure.problem, waits=waits))
         tries = self.claim.failures + 1
-        if tries < self.claim.max_attempts:
-            delay = backoff(tries)
-            logger.warning("job %s %s failed, again in %.1f s: %s", job.name, job.id, delay, failure.said)
-            return Requeue(job.id, job.version, delay, "failed", _encoded(failure.problem))
+        again = retries.delay(cause, tries, backoff) if tries < self.claim.max_attempts else None
+        if again is not None:
+            logger.warning("job %s %s failed, again in %.1f s: %s", job.name, job.id, again, failure.said)
+            return Requeue(job.id, job.version, again, "failed", _encoded(failure.problem))
         logger.error("job %s %s failed: %s\n%s", job.name, job.id, failure.said, failure.trace)
         return self._end(JobStatus.FAILED, failure.problem)
 

@@ -32,7 +32,7 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException, *, shown: bool = False) -> Failure:
         """`shown`: subscribers are told the text of every error, as in development."""
-        cause = _only(error)
+        cause = only(error)
         said = _said(cause)
         if isinstance(cause, JobError | RequestError):
             return cls(cause, said, _trace(error), cause.temporary)
@@ -49,7 +49,7 @@ class Failure:
         return cls(problem, f"{said} [{incident}]", _trace(error), temporary, isinstance(cause, QueryBroken))
 
 
-def _only(error: BaseException) -> BaseException:
+def only(error: BaseException) -> BaseException:
     """What a group of errors holds, if it is one only: a TaskGroup makes a group of each."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]

@@ -18,6 +18,7 @@ from ..errors import InvalidParams, PushsvcError, SettingsError, UnknownJob
 from .context import PgSettingsFor
 from .failures import Failure
 from .payload import Instants
+from .retries import AS_EVER, Retries
 from .signature import schema_of
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class JobSpec:
     """The name of the parameter that takes the JobContext, if there is one."""
     pg_settings: PgSettingsFor = None
     """What holds for its queries in PostgreSQL."""
+    retries: Retries = AS_EVER
+    """After which errors it is tried again, and when."""
     recorded: bool = False
     """Whether it is an endpoint, whose jobs are recorded requests: nobody submits one by its name."""
 
