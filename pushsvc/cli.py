@@ -206,7 +206,7 @@ def migrate(restored: bool, data_dir: Path) -> None:
     """Bring the store's tables to this version."""
     _use_dev_engines(data_dir)
     settings = Settings.from_env()
-    before, after = _run(migrate_store(settings.need("database_url"), settings.deployment))
+    before, after = _run(migrate_store(settings.need("database_url"), settings.deployment, settings.pooler))
     click.echo(f"the store's schema is at {after}" + ("" if before == after else f" (it was at {before})"))
     if restored:
         click.echo(f"{_run(_renew_epochs(settings))} channels begin a new history: their readers are told")
@@ -329,7 +329,8 @@ def _listening(listener: socket.socket) -> None:
 
 
 async def _renew_epochs(settings: Settings) -> int:
-    async with Postgres(settings.need("database_url"), deployment=settings.deployment) as postgres:
+    url = settings.need("database_url")
+    async with Postgres(url, deployment=settings.deployment, pooler=settings.pooler) as postgres:
         return await EventStore(postgres).renew_epochs()
 
 

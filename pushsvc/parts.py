@@ -112,11 +112,17 @@ class Parts:
                 executor_concurrency=settings.executor_concurrency,
                 own_connections=own_connections,
                 session_class=session_class,
+                pooler=settings.pooler,
+                side_by_side=settings.pooler_connections is not None,
             )
             for name, url in self._urls.items()
         }
         self.postgres = Postgres(
-            self.url, settings.store_connections, settings.deployment, within=None if hurried else UNHURRIED
+            self.url,
+            settings.store_connections,
+            settings.deployment,
+            within=None if hurried else UNHURRIED,
+            pooler=settings.pooler,
         )
         self.scope = Scope(settings.deployment, self.postgres.identity)
         self._clients: list[BusClient] = []
@@ -131,7 +137,7 @@ class Parts:
         """Before anything is accepted: the schema is right, and the connections fit. Closes all if not."""
         urls = {name: url.get_secret_value() for name, url in self._urls.items()}
         try:
-            await check_schema(self.postgres, self.url)
+            await check_schema(self.postgres, self.url, self.settings.pooler)
             logger.info("deployment %r is %s in Redis", self.settings.deployment, self.scope.id)
             await check_budget(self.settings, self.postgres, self.url, urls)
         except BaseException:

@@ -89,6 +89,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     max_jobs: int = Field(default=10, ge=1, le=MOST)
     executor_concurrency: int = Field(default=4, ge=1, le=MOST)
     store_connections: int = Field(default=4, ge=2, le=MOST)
+    # What is in front of PostgreSQL. One that is seen counts as in transaction mode, unless this says otherwise.
+    pooler: Literal["auto", "transaction", "session"] = "auto"
+    pooler_connections: int | None = Field(default=None, ge=1, le=MOST)
     # How many run in all, on every machine: what they may open together is checked at start.
     web_processes: int = Field(default=1, ge=0, le=MOST)
     worker_processes: int = Field(default=1, ge=0, le=MOST)

@@ -62,15 +62,14 @@ class Sweeper:
 
     async def _look(self) -> None:
         try:
-            await self._postgres.run(self._alone, within=SWEEP_WITHIN)
+            await self._postgres.run(self._alone, within=SWEEP_WITHIN, transaction=True)
         except Unavailable:
             logger.debug("no sweep, PostgreSQL is away")
         await asyncio.sleep(self._settings.sweep * random.uniform(0.75, 1.25))
 
     async def _alone(self, connection: Connection) -> None:
-        async with connection.transaction():
-            if await connection.fetchval(SWEEP_LOCK, self._postgres.deployment):
-                await self.sweep()
+        if await connection.fetchval(SWEEP_LOCK, self._postgres.deployment):
+            await self.sweep()
 
     async def sweep(self) -> None:
         """One look at everything: what goes wrong in one part of it keeps nobody from the others."""

@@ -192,7 +192,8 @@ class Doctor:
         return StoreFacts(needed, version, backlog["waiting"], longest, backlog["running"], times)
 
     async def _probe(self) -> Probed | str:
-        postgres = Postgres(self._settings.need("database_url"), 2, self._settings.deployment)
+        url = self._settings.need("database_url")
+        postgres = Postgres(url, 2, self._settings.deployment, pooler=self._settings.pooler)
         redis, bus = connect(self._settings.need("redis_url")), connect_bus(self._settings.bus)
         scope = Scope(self._settings.deployment, postgres.identity)
         queue, publisher = Queue(redis, redis, scope, self._settings.queue), Publisher(bus, scope)

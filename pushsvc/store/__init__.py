@@ -6,6 +6,7 @@ from .ear import Ear
 from .events import ChannelState, EventStore, Page, Published, locate
 from .faults import described, is_away, is_lost, is_unreachable
 from .jobs import MAX_LOSSES, Finished, JobStore, Requeue
+from .pooler import DriverConnection, PoolerMode
 from .positions import Device, PositionStore
 from .postgres import UNHURRIED, Connection, Postgres
 from .records import Entered, KeptAnswer, Record, RecordStore
@@ -23,6 +24,7 @@ __all__ = [
     "Connection",
     "Conninfo",
     "Device",
+    "DriverConnection",
     "Ear",
     "Entered",
     "EventStore",
@@ -30,6 +32,7 @@ __all__ = [
     "JobStore",
     "KeptAnswer",
     "Page",
+    "PoolerMode",
     "PositionStore",
     "Postgres",
     "Published",

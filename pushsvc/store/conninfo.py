@@ -14,13 +14,14 @@ import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, unquote, urlencode
 
 import asyncpg
 
 from ..errors import SettingsError
+from .pooler import DriverConnection, PoolerMode, is_pooled, mistaken_parameter, refused_parameter
 
 FORMS = "postgresql://user:password@host:5432/database, or host=… port=5432 dbname=… user=… password=…"
 
@@ -95,12 +96,17 @@ class Conninfo:
     keepalives: Mapping[int, int] = field(default_factory=dict)
     """Options of the TCP socket, in `setsockopt`'s numbers."""
     keepalive: bool = True
+    pooler: PoolerMode = "auto"
+    refused: set[str] = field(default_factory=set)
+    """Startup parameters that a pooler did not take: it is not asked again."""
 
     def __repr__(self) -> str:
         return "<Conninfo>"
 
     @classmethod
-    def parse(cls, text: str, setting: str = "the database URL", *, writes: bool = False) -> Conninfo:
+    def parse(
+        cls, text: str, setting: str = "the database URL", *, writes: bool = False, pooler: PoolerMode = "auto"
+    ) -> Conninfo:
         """`writes`: of several hosts, take the one that takes changes, unless `target_session_attrs` says another.
 
         Raises SettingsError, which names the setting and the parameter, if it can't be used as it stands.
@@ -109,28 +115,65 @@ class Conninfo:
             given = _checked(_uri(text.strip()) if "://" in text else _pairs(text.strip()))
             if writes and "," in given.get("hostaddr", given.get("host", "")):
                 given.setdefault("target_session_attrs", "read-write")
-            return _understood(given)
+            return replace(_understood(given), pooler=pooler)
         except ValueError as error:
             raise SettingsError(f"{setting}: {error}") from None
 
-    async def connect(self, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
+    async def connect(
+        self, *, session: str | None = None, statement_cache_size: int = 100, **options: Any
+    ) -> DriverConnection:
         """A connection; `options` are `asyncpg.connect`'s, and give way to what the URL says of them.
 
+        `session`, commands, is run in the session, with `{direct}` in it standing for whether it is ours alone: where
+        it is not, they must do nothing. Nor are `server_settings` in force, or statements kept, where it is `pooled`.
         Raises OSError, TimeoutError or asyncpg's errors; SettingsError where files or values of the URL that only
         now are looked at, such as certificates, are of no use.
         """
-        server_settings = {**options.pop("server_settings", {}), **self.settings}
+        connection = await self._opened(options)
+        try:
+            if session is not None and self.pooler != "transaction":
+                ours = "true" if self.pooler == "session" else f"pg_backend_pid() = {connection.get_server_pid()}"
+                await connection.execute(session.format(direct=ours), timeout=options.get("timeout"))
+            connection.pooled = await is_pooled(connection, self.pooler)
+            if not connection.pooled:
+                connection.keep_statements(statement_cache_size)
+        except BaseException:
+            connection.terminate()
+            raise
+        self._keep_alive(connection)
+        return connection
+
+    async def _opened(self, options: dict[str, Any]) -> DriverConnection:
+        asked = options.pop("server_settings", {})
         if self.timeout is not None:
             options["timeout"] = self.timeout
+        options.setdefault("connection_class", DriverConnection)
+        few = {name: value for name, value in asked.items() if name in _SERVER}
         try:
-            connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
-                self.dsn or None, **self._secured(), **self.place, server_settings=server_settings, **options
-            )
+            try:
+                return await self._connected(few if self.refused or self.pooler != "auto" else asked, options)
+            except asyncpg.ProtocolViolationError as error:
+                if (refused := refused_parameter(error)) is None:
+                    raise
+                if refused in self.settings:
+                    raise mistaken_parameter(refused) from None
+                self.refused.add(refused)
+            return await self._connected(few, options)
         except asyncpg.ClientConfigurationError as error:
             raise SettingsError(f"the database URL can't be used: {error}") from None
         except ssl.SSLError as error:
             raise SettingsError(f"the database URL's certificates can't be used: {error.reason}") from None
-        self._keep_alive(connection)
+
+    async def _connected(self, server_settings: Mapping[str, str], options: Mapping[str, Any]) -> DriverConnection:
+        connection: DriverConnection = await asyncpg.connect(
+            self.dsn or None,
+            **self._secured(),
+            **self.place,
+            server_settings={**server_settings, **self.settings},
+            # Kept only once it is known that they may be.
+            statement_cache_size=0,
+            **options,
+        )
         return connection
 
     def _secured(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,6 +16,7 @@ from ..domain import DEFAULT_DEPLOYMENT
 from ..errors import Unavailable
 from .conninfo import Conninfo
 from .faults import Refused, described, is_away, is_closed_to_us, is_lost, is_read_only
+from .pooler import DriverConnection, PoolerMode
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -64,17 +65,37 @@ SETTINGS = {
 `default_transaction_read_only`: with it an operator fences a server that is being replaced, and what such a server
 took would be lost."""
 
-# Names that not every version knows. A commit that is not on disk yet has not happened; what else is set of
-# `synchronous_commit` says on how many.
-ADJUST = """
-SELECT set_config(name, wanted, false) FROM (VALUES
-    ('transaction_timeout', '0'), ('idle_session_timeout', '0'), ('client_connection_check_interval', '2s')
+UNBOUNDED = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+"""For what takes what it takes."""
+
+
+def adjusting(settings: Mapping[str, str], *, local: bool, where: str = "true") -> str:
+    """The query that sets these, and what else there is; poolers do not take them as startup parameters.
+
+    Some names are not known to every version. A commit that is not on disk yet has not happened; what else is set of
+    `synchronous_commit` says on how many.
+    """
+    more = {"transaction_timeout": "0", "idle_session_timeout": "0", "client_connection_check_interval": "2s"}
+    pairs = [(name, value) for name, value in {**settings, **more}.items() if name != "application_name"]
+    return f"""
+SELECT pg_catalog.set_config(name, wanted, {local}) FROM (VALUES
+    {", ".join(f"('{name}', '{value}')" for name, value in pairs)}
 ) AS ours (name, wanted)
-WHERE current_setting(name, true) IS NOT NULL
-    AND (name <> 'client_connection_check_interval' OR version() LIKE '%linux%')
+WHERE {where} AND pg_catalog.current_setting(name, true) IS NOT NULL
+    AND (name <> 'client_connection_check_interval' OR pg_catalog.version() LIKE '%linux%')
 UNION ALL
-SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+SELECT pg_catalog.set_config('synchronous_commit', 'on', {local})
+WHERE {where} AND pg_catalog.current_setting('synchronous_commit') = 'off'
 """
+
+
+ADJUST = adjusting(SETTINGS, local=False, where="{direct}")
+"""What is set in a session of our own, as `Conninfo.connect` takes it."""
+
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE"
+
+BEGIN_ADJUSTED = f"{BEGIN}; {adjusting(SETTINGS, local=True)}"
+"""Begins a transaction in a session that is not ours, in one trip."""
 
 
 # What a server is called by itself and its replicas, and by no other unless its files were copied.
@@ -91,14 +112,21 @@ class Postgres:
     whose connection was lost, and which may or may not have been committed, is simply run again.
 
     `within` is how many seconds one try may take where a call does not say; without it, what is left of its patience.
+    Behind a pooler in transaction mode, each try is a transaction, which begins with what is else set in a session.
     """
 
     def __init__(
-        self, url: str, connections: int = 4, deployment: str = DEFAULT_DEPLOYMENT, *, within: float | None = None
+        self,
+        url: str,
+        connections: int = 4,
+        deployment: str = DEFAULT_DEPLOYMENT,
+        *,
+        within: float | None = None,
+        pooler: PoolerMode = "auto",
     ) -> None:
         self.deployment = deployment
         """Whose rows are asked for: those of other deployments in the same database are not there."""
-        self._conninfo = Conninfo.parse(url, "PUSHSVC_DATABASE_URL", writes=True)
+        self._conninfo = Conninfo.parse(url, "PUSHSVC_DATABASE_URL", writes=True, pooler=pooler)
         self._within = within
         self._size = connections
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
@@ -137,10 +165,15 @@ class Postgres:
         return await self.run(once, patience=patience, within=within)
 
     async def run(
-        self, work: Callable[[Connection], Awaitable[T]], *, patience: float = PATIENCE, within: float | None = None
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        patience: float = PATIENCE,
+        within: float | None = None,
+        transaction: bool = False,
     ) -> T:
         """Run `work` with a connection, and again when it is lost or the server can't now, for up to `patience`
-        seconds. Raises Unavailable, which says what is the matter.
+        seconds; with `transaction`, all of it in one. Raises Unavailable, which says what is the matter.
 
         One try may take `within` seconds, with the connection that it has; then that is closed, and whatever `work`
         waits for on it ends.
@@ -151,7 +184,7 @@ class Postgres:
         delay = FIRST_PAUSE
         while True:
             try:
-                result = await self._try(work, give_up, within)
+                result = await self._try(work, give_up, within, transaction)
             except Exception as error:
                 if not is_away(error):
                     raise
@@ -166,7 +199,9 @@ class Postgres:
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
             delay = min(delay * 2, LONGEST_PAUSE)
 
-    async def _try(self, work: Callable[[Connection], Awaitable[T]], give_up: float, within: float | None) -> T:
+    async def _try(
+        self, work: Callable[[Connection], Awaitable[T]], give_up: float, within: float | None, transaction: bool
+    ) -> T:
         loop = asyncio.get_running_loop()
         pool = await self.pool()
         async with asyncio.timeout_at(min(give_up, loop.time() + UNHURRIED)):
@@ -175,6 +210,8 @@ class Postgres:
         # Not by cancelling: what a cancelled statement leaves to do on its connection would wait for the server, too.
         watchdog = loop.call_at(until, _drop, connection)
         try:
+            if transaction or _pooled(connection):
+                return await _in_transaction(connection, work)
             return await work(connection)
         except Exception as error:
             if is_read_only(error):
@@ -216,6 +253,7 @@ class Postgres:
                 min_size=0,
                 max_size=self._size,
                 connect=self._connect,
+                connection_class=DriverConnection,
                 timeout=CONNECT_WITHIN,
                 # No statement leaves anything behind in its session; resetting would be a round trip each.
                 reset=_nothing,
@@ -224,16 +262,15 @@ class Postgres:
             await self._pool  # with nothing to connect, it does not wait
         return self._pool
 
-    async def _connect(self, *_dsn: Any, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
+    async def _connect(self, *_dsn: Any, **options: Any) -> DriverConnection:
         """One at a time; and when that fails, the next after a pause, whoever wants it."""
         loop = asyncio.get_running_loop()
         async with self._connecting:
             if (wait := self._not_before - loop.time()) > 0:
                 await asyncio.sleep(wait)
             try:
-                connection = await self._conninfo.connect(**options)
+                connection = await self._conninfo.connect(session=ADJUST, **options)
                 try:
-                    await connection.execute(ADJUST, timeout=CONNECT_WITHIN)
                     if self._identity is None:
                         self._identity = await _identify(connection)
                 except BaseException:
@@ -260,6 +297,23 @@ class Postgres:
         if pool is not None:
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await asyncio.wait_for(pool.close(), 5)
+
+
+def _pooled(connection: Connection) -> bool:
+    driver: Any = connection  # the pool's proxy passes it on
+    return bool(driver.pooled)
+
+
+async def _in_transaction(connection: Connection, work: Callable[[Connection], Awaitable[T]]) -> T:
+    await connection.execute(BEGIN_ADJUSTED if _pooled(connection) else BEGIN)
+    try:
+        result = await work(connection)
+    except Exception:
+        if not connection.is_closed():
+            await connection.execute("ROLLBACK")
+        raise
+    await connection.execute("COMMIT")
+    return result
 
 
 async def _identify(connection: asyncpg.Connection[asyncpg.Record]) -> str:

@@ -15,15 +15,13 @@ from ..domain import DEFAULT_DEPLOYMENT
 from ..errors import SettingsError, Unavailable, causes
 from .conninfo import Conninfo
 from .faults import described, is_away, is_lost
-from .postgres import SETTINGS, Postgres
+from .pooler import PoolerMode
+from .postgres import SETTINGS, UNBOUNDED, Postgres, adjusting
 from .tables import SCHEMA
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
-
-_UNBOUNDED = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
-"""A migration takes what it takes."""
 
 
 # Alembic is only imported where it is needed: it is much, and most processes find their tables as they should be.
@@ -55,18 +53,25 @@ def _versions() -> tuple[str, frozenset[str]]:
     return head(), frozenset(script.revision for script in _scripts().walk_revisions())
 
 
-async def migrate(url: str, deployment: str = DEFAULT_DEPLOYMENT) -> tuple[str | None, str]:
+async def migrate(
+    url: str, deployment: str = DEFAULT_DEPLOYMENT, pooler: PoolerMode = "auto"
+) -> tuple[str | None, str]:
     """Bring the schema to this code's version; the versions before and after. Rows from before deployments had names
     become those of `deployment`.
 
     Concurrent calls wait for each other (an advisory lock held for the transaction). All or nothing.
     Raises SettingsError when PostgreSQL can't be reached, Unavailable when it is there and can't do it right now.
     """
-    conninfo = Conninfo.parse(url, "PUSHSVC_DATABASE_URL", writes=True)
+    conninfo = Conninfo.parse(url, "PUSHSVC_DATABASE_URL", writes=True, pooler=pooler)
     engine = create_async_engine(
         "postgresql+asyncpg://",
         poolclass=NullPool,
-        connect_args={"async_creator_fn": conninfo.connect, "server_settings": SETTINGS | _UNBOUNDED},
+        isolation_level="READ COMMITTED",
+        connect_args={
+            "async_creator_fn": conninfo.connect,
+            "prepared_statement_cache_size": 0,
+            "server_settings": SETTINGS | UNBOUNDED,
+        },
     )
     try:
         async with engine.begin() as connection:
@@ -103,6 +108,7 @@ def _driven(error: BaseException) -> BaseException:
 def _upgrade(connection: Connection, deployment: str) -> tuple[str | None, str]:
     from alembic import command
 
+    connection.exec_driver_sql(adjusting(SETTINGS | UNBOUNDED, local=True))
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('pushsvc.migrate'))"))
     before = _version(connection)
     # Asked first: where an admin has made it, the role needs no right to make one.
@@ -122,7 +128,7 @@ def _version(connection: Connection) -> str | None:
     return None if version is None else str(version)
 
 
-async def check_schema(postgres: Postgres, url: str) -> None:
+async def check_schema(postgres: Postgres, url: str, pooler: PoolerMode = "auto") -> None:
     """Make the schema where there is none; refuse one of another version.
 
     Raises SettingsError, saying what to run.
@@ -134,7 +140,7 @@ async def check_schema(postgres: Postgres, url: str) -> None:
             raise
         raise SettingsError(mistake) from error
     if rows[0]["known"] is None:
-        await migrate(url, postgres.deployment)
+        await migrate(url, postgres.deployment, pooler)
         return
     version = (await postgres.fetch(f"SELECT version_num FROM {SCHEMA}.alembic_version"))[0][0]
     needed, known = await asyncio.to_thread(_versions)

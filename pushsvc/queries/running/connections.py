@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from ...errors import QueryBroken, QueryError, Unavailable
-from ...store import Conninfo, is_lost
+from ...store import Conninfo, PoolerMode, is_lost
 from .engine import make_engine
 from .interrupt import Interrupt
 from .link import Link, lost
@@ -27,9 +27,9 @@ class Connections:
     those that a burst opened rest. One on which another owner may have left something is cleared first.
     """
 
-    def __init__(self, url: str, *, name: str) -> None:
+    def __init__(self, url: str, *, name: str, pooler: PoolerMode = "auto") -> None:
         self._name = name
-        self.engine = make_engine(Conninfo.parse(url, f"the URL of database {name!r}"), name)
+        self.engine = make_engine(Conninfo.parse(url, f"the URL of database {name!r}", pooler=pooler), name)
         self._idle: list[Link] = []
         self._catalog = Catalog()
         self._clearing: set[asyncio.Task[None]] = set()
@@ -142,11 +142,11 @@ class Connections:
     async def _read(self, reading: Reading, owner: Owner, interrupt: Interrupt, snapshot: str | None) -> list[Any]:
         link = await self.take(owner)
         try:
-            with interrupt.window():
-                if snapshot is None and owner.settings is None:
+            if snapshot is None and owner.settings is None and not link.pooled:
+                with interrupt.window():
                     rows = await link.ask(reading, owner)
-                else:
-                    rows = await _ask_within(link, reading, owner, snapshot)
+            else:
+                rows = await _ask_within(link, reading, owner, snapshot, interrupt)
             if link.in_transaction:
                 raise QueryError(
                     f"{reading.question.name} left a transaction open, which is rolled back:"
@@ -161,19 +161,22 @@ class Connections:
         return rows
 
 
-async def _ask_within(link: Link, reading: Reading, owner: Owner, snapshot: str | None) -> list[Any]:
+async def _ask_within(
+    link: Link, reading: Reading, owner: Owner, snapshot: str | None, interrupt: Interrupt
+) -> list[Any]:
     """The rows, in a transaction of the query's own, in which the owner's settings hold."""
     begin = "BEGIN"
     if snapshot is not None:
         begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
-    try:
-        await link.begin(begin, owner.settings)
-    except DBAPIError as error:
-        if snapshot is not None and not lost(error):
-            raise QueryError("the transaction whose snapshot it was to see has failed, or has ended") from error
-        raise
-    rows = await link.ask(reading, owner)
+    with interrupt.window():
+        try:
+            await link.begin(begin, owner.settings)
+        except DBAPIError as error:
+            if snapshot is not None and not lost(error):
+                raise QueryError("the transaction whose snapshot it was to see has failed, or has ended") from error
+            raise
+        rows = await link.ask(reading, owner)
     if not link.in_transaction:
         raise QueryError(f"{reading.question.name} has ended the transaction in which it ran")
-    await link.command("COMMIT")
+    await link.end("COMMIT")
     return rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, NullPool, event
@@ -14,8 +13,6 @@ from ...store import Conninfo, is_lost
 from .comment import SqlComment
 from .traces import Words, words_of
 
-logger = logging.getLogger("pushsvc.queries")
-
 CLIENT_CHECK_MS = 2000
 """Milliseconds between two looks of the server at whether the client of a running query is still there."""
 
@@ -25,8 +22,17 @@ CONNECT_TIMEOUT = 10.0
 STATEMENT_CACHE_SIZE = 16
 """How many prepared statements a connection keeps at most, of texts that came again."""
 
-CLIENT_CHECK = f"SET client_connection_check_interval = {CLIENT_CHECK_MS}"
-"""Has the server look now and then whether we are still there, so that a killed worker's queries end too."""
+_CLIENT_CHECK = (
+    f"SELECT pg_catalog.set_config('client_connection_check_interval', '{CLIENT_CHECK_MS}', {{local}})"
+    " WHERE pg_catalog.version() LIKE '%linux%' AND {where}"
+)
+
+CLIENT_CHECK = _CLIENT_CHECK.format(local=False, where="{direct}")
+"""Has the server look now and then whether we are still there, so that a killed worker's queries end too. For a
+session of ours, as `Conninfo.connect` takes it. Not as a startup parameter, which poolers refuse."""
+
+CLIENT_CHECK_LOCALLY = _CLIENT_CHECK.format(local=True, where=True)
+"""The same until the end of the transaction."""
 
 COMMENT = "pushsvc_comment"
 """The execution option that holds a query's SqlComment."""
@@ -56,29 +62,15 @@ def make_engine(conninfo: Conninfo, name: str) -> AsyncEngine:
             "timeout": CONNECT_TIMEOUT,
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": str,
+            "session": CLIENT_CHECK,
             "statement_cache_size": STATEMENT_CACHE_SIZE,
             "server_settings": {"application_name": f"pushsvc {name}"},
         },
     )
     engine.dialect.supports_server_side_cursors = False
-    event.listen(engine.sync_engine, "connect", _watch_client)
     event.listen(engine.sync_engine, "before_cursor_execute", _add_comment, retval=True)
     event.listen(engine.sync_engine, "handle_error", _recognise_disconnect)
     return engine
-
-
-def _watch_client(connection: Any, _record: Any) -> None:
-    """Set what we set on each connection.
-
-    Not as a startup parameter, which poolers such as PgBouncer refuse; nor where the server can't (Windows).
-    """
-    cursor = connection.cursor()
-    try:
-        cursor.execute(CLIENT_CHECK)
-    except connection.dbapi.Error as error:
-        logger.info("a killed worker's queries will run to their end: %s", error)
-    finally:
-        cursor.close()
 
 
 def set_up_by_others(engine: AsyncEngine) -> bool:
@@ -93,6 +85,9 @@ class Witness(Protocol):
     def leaves(self, words: Words | None) -> None:
         """A statement of these words is about to run."""
 
+    def refuse_end(self, sql: str) -> None:
+        """Raises QueryError for a text that would end a transaction that is not its to end."""
+
 
 def _add_comment(
     connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
@@ -105,6 +100,7 @@ def _add_comment(
         # Who listens to all engines has the cursor, and may run on it what we can't see.
         known = context is not None and context.compiled is not None and not listened
         link.leaves(words_of(context.compiled) if known else None)
+        link.refuse_end(statement)
     return statement if comment is None else comment.on(statement), parameters
 
 

@@ -14,14 +14,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ...errors import QueryError, Unavailable
-from ...store import is_lost
+from ...store import DriverConnection, is_lost
 from .comment import SqlComment
 from .direct import fetch, forget_statements, translate
-from .engine import CLIENT_CHECK, COMMENT, LINK, set_up_by_others
+from .engine import CLIENT_CHECK, CLIENT_CHECK_LOCALLY, COMMENT, LINK, set_up_by_others
 from .owner import Owner
-from .pg_settings import PgSettings
+from .pg_settings import PgSettings, set_locally
 from .reading import Reading
-from .traces import RESET, Catalog, Words, words_of
+from .traces import ENDING, RESET, Catalog, Words, words_of
 
 T = TypeVar("T")
 
@@ -53,15 +53,27 @@ class Link:
     goes through SQLAlchemy. Both see the same session of the server, whose transactions are begun and ended
     by `command` only: SQLAlchemy takes it for autocommit.
 
-    It remembers whether somebody may have left something in that session, which `clear` removes.
+    It remembers whether somebody may have left something in that session, which `clear` removes. Where it is
+    `pooled`, the session is somebody else's after each transaction: then `end` does.
     """
 
-    __slots__ = ("_catalog", "_connection", "_driver", "_left", "_reset", "_spoiled", "_unsure", "left_by", "owner")
+    __slots__ = (
+        "_application_name",
+        "_catalog",
+        "_connection",
+        "_driver",
+        "_left",
+        "_spoiled",
+        "_unsure",
+        "left_by",
+        "owner",
+    )
 
-    def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection[Any], catalog: Catalog) -> None:
+    def __init__(self, connection: AsyncConnection, driver: DriverConnection, catalog: Catalog) -> None:
         self._connection = connection
         self._driver = driver
         self._catalog = catalog
+        self._application_name = str(getattr(driver.get_settings(), "application_name", ""))
         self._spoiled = False
         self.owner: Owner | None = None
         """Who has it, or had it last."""
@@ -78,7 +90,15 @@ class Link:
         if connection.sync_connection is not None:
             # It is kept here, and no pool of SQLAlchemy's is to look after it.
             connection.sync_connection.detach()
-        return cls(connection, cast("asyncpg.Connection[Any]", driver), catalog)
+        link = cls(connection, cast(DriverConnection, driver), catalog)
+        if link.pooled and set_up_by_others(engine):
+            logger.warning("a listener sets up new connections; what it sets by SET shows at others behind a pooler")
+        return link
+
+    @property
+    def pooled(self) -> bool:
+        """Whether each of its transactions may run in another session of the server; all that it asks is in one."""
+        return self._driver.pooled
 
     @property
     def usable(self) -> bool:
@@ -93,7 +113,7 @@ class Link:
         self.leaves(words_of(compiled.context.compiled))
         sql = owner.comment.on(compiled.sql)
         # The same text may be about other tables next time.
-        once = owner.settings is not None and owner.settings.renames
+        once = self.pooled or (owner.settings is not None and owner.settings.renames)
         try:
             records = await fetch(self._driver, sql, compiled.arguments, once=once)
         except Exception as error:
@@ -117,10 +137,39 @@ class Link:
 
     async def begin(self, command: str, settings: PgSettings | None) -> None:
         """Begin a transaction in which these settings hold, in one trip. Raises QueryError if they can't."""
+        if self.pooled:
+            command += f"; {CLIENT_CHECK_LOCALLY}"
         if settings is None:
             await self.command(command)
         else:
             await self.set_locally(settings, before=f"{command}; ")
+
+    async def end(self, command: str) -> None:
+        """End a transaction. Behind a pooler, what may have been left in the session is removed in the same trip."""
+        if not self.pooled or not self._may_have_left():
+            await self.command(command)
+            return
+        await self.command(f"{command}; {RESET}; {self._given_back()}")
+        self._left = False
+        unsure, self._unsure = self._unsure, set()
+        try:
+            async with asyncio.timeout(RECOVERY_TIMEOUT):
+                await self._driver.execute("BEGIN")
+                await self._catalog.learn(self._ask_once, unsure)
+                await self._driver.execute("COMMIT")
+        except Exception as error:
+            logger.info("a connection could not learn what statements leave, and is closed: %r", error)
+            self._driver.terminate()
+
+    def _given_back(self) -> str:
+        """Sets what the pooler has set for this client, and takes for reset, too."""
+        values = {"client_encoding": "UTF8", "application_name": self._application_name}
+        return set_locally(values, local=False)
+
+    def refuse_end(self, sql: str) -> None:
+        """Raises QueryError where a text would end a transaction without what `end` does."""
+        if self.pooled and ENDING.match(sql):
+            raise QueryError("behind a pooler a text can't end a transaction: leave that to the block's end")
 
     async def set_locally(self, settings: PgSettings, *, before: str = "") -> None:
         """Have these hold until the end of the transaction. Raises QueryError if they can't."""
@@ -154,7 +203,8 @@ class Link:
         """A statement of these words is about to run; of None, one of which nothing is known."""
         if words is not None and self._catalog.harmless(words, asyncio.get_running_loop().time()):
             return
-        self.left_by = self.owner
+        if not self.pooled:
+            self.left_by = self.owner
         if words is None:
             self._left = True
         else:
@@ -162,13 +212,12 @@ class Link:
 
     async def clear(self) -> bool:
         """Remove what may have been left in its session, in one round trip if any. False: it is of no use."""
-        now = asyncio.get_running_loop().time()
-        if self._left or not all(self._catalog.harmless(words, now) for words in self._unsure):
+        if self._may_have_left():
             if set_up_by_others(self._connection.engine):
                 return False
             try:
                 async with asyncio.timeout(RECOVERY_TIMEOUT):
-                    await self._driver.execute(f"{RESET}; {CLIENT_CHECK}")
+                    await self._driver.execute(f"ROLLBACK; {RESET}; {CLIENT_CHECK.format(direct=True)}")
                     forget_statements(self._driver)
                     await self._catalog.learn(self._ask_once, self._unsure)
             except Exception as error:
@@ -177,6 +226,10 @@ class Link:
         self.left_by, self._left = None, False
         self._unsure.clear()
         return self.usable
+
+    def _may_have_left(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self._left or not all(self._catalog.harmless(words, now) for words in self._unsure)
 
     async def export_snapshot(self) -> str:
         """The identifier by which other connections see what this one's transaction sees."""
@@ -193,7 +246,7 @@ class Link:
         if rollback and self.in_transaction:
             try:
                 async with asyncio.timeout(RECOVERY_TIMEOUT):
-                    await self._driver.execute("ROLLBACK")
+                    await self.end("ROLLBACK")
             except Exception as error:
                 logger.info("a connection did not recover and is closed: %r", error)
                 return False

@@ -90,12 +90,12 @@ class SettingsHeld:
         self._holding, self._certain = wanted, True
 
 
-def set_locally(values: Mapping[str, str]) -> str:
+def set_locally(values: Mapping[str, str], *, local: bool = True) -> str:
     """The command that sets these until the end of the transaction. There is nothing in it but digits of theirs.
 
     As hexadecimal text rather than as parameters: commands with parameters can't be sent together with BEGIN.
     """
-    calls = (f"pg_catalog.set_config({_literal(name)}, {_literal(value)}, true)" for name, value in values.items())
+    calls = (f"pg_catalog.set_config({_literal(name)}, {_literal(value)}, {local})" for name, value in values.items())
     return f"SELECT {', '.join(calls)}"
 
 

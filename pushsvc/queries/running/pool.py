@@ -9,6 +9,7 @@ from typing import Protocol
 from sqlalchemy.orm import Session
 
 from ...errors import QueryError
+from ...store import PoolerMode
 from .connections import Connections
 from .executor import Lane
 from .reading import Reader, check_session_class
@@ -45,11 +46,16 @@ class DatabasePool:
         executor_concurrency: int = 4,
         own_connections: int = 10,
         session_class: type[Session] = Session,
+        pooler: PoolerMode = "auto",
+        side_by_side: bool = False,
     ) -> None:
         self.name = name
         self.size = executor_concurrency + own_connections
         """The most connections it ever has."""
+        self.side_by_side = side_by_side
+        """Whether a pooler in front of the server has a connection for each of ours: none waits for others."""
         self._url = url
+        self._pooler = pooler
         self._places = executor_concurrency, own_connections
         self._session_class = check_session_class(session_class)
         self._start_anew()
@@ -90,7 +96,7 @@ class DatabasePool:
 
     def _start_anew(self) -> None:
         executor, own = self._places
-        self.connections = Connections(self._url, name=self.name)
+        self.connections = Connections(self._url, name=self.name, pooler=self._pooler)
         self.reader = Reader(self.connections.engine, self._session_class)
         self.executor = Lane("async", executor, backlog=BACKLOG_PER_PLACE * executor)
         self.foreground = Lane("foreground", own, each=1)

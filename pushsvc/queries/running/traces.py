@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import TextClause, TextualSelect
 
-RESET = """ROLLBACK; RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; SELECT pg_catalog.pg_advisory_unlock_all();
+RESET = """RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; SELECT pg_catalog.pg_advisory_unlock_all();
 CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; DEALLOCATE ALL;
 SELECT pg_catalog.setseed(('x' || pg_catalog.left(pg_catalog.gen_random_uuid()::text, 8))::bit(32)::int / 2.0 ^ 31)"""
 """Frees a connection of whatever was left on it, in one round trip.
@@ -25,6 +25,13 @@ SELECT pg_catalog.setseed(('x' || pg_catalog.left(pg_catalog.gen_random_uuid()::
 `RESET ALL` leaves the role as it is. `DISCARD ALL` can't be sent together with other commands. `setseed` undoes
 another `setseed`: from a known seed, `random()` gives known numbers.
 """
+
+ENDING = re.compile(
+    r"(?>\s|;|--[^\n]*\n|/\*.*?\*/)*+"
+    r"(?:commit|end|abort|prepare\s+transaction|rollback(?!(?:\s+(?:work|transaction))?\s+to\b))\b",
+    re.IGNORECASE | re.DOTALL,
+)
+"""How a text begins that ends a transaction."""
 
 KNOWN_FOR = 60.0
 """Seconds for which what the server has said about a word is believed: somebody may put a view in a table's place."""

@@ -256,7 +256,9 @@ class Transaction:
             with interrupt.window():
                 await self._place.granted
             link = await self._begin_on_a_connection()
-            if self.on_transaction == "snapshot":
+            # Behind a pooler, those who see the snapshot might wait for the connection that this one holds. Then
+            # they are asked on it, one after another: it sees what they would.
+            if self.on_transaction == "snapshot" and (self.pool.side_by_side or not link.pooled):
                 self.snapshot = await link.export_snapshot()
         self.open = True
 
@@ -333,7 +335,10 @@ class Transaction:
         try:
             if link is None:
                 return
-            await link.command(command if self._outer is None else nested.format(self._savepoint))
+            if self._outer is None:
+                await link.end(command)
+            else:
+                await link.command(nested.format(self._savepoint))
         except Exception as error:
             if self._outer is not None:
                 self._outer._failure = error

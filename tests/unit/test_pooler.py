@@ -1,0 +1,309 @@
+"""Behind PgBouncer: what a connection may do where each of its transactions is in another session of the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+from sqlalchemy import func, literal_column, select, text
+from sqlalchemy.exc import DBAPIError
+
+from pushsvc.errors import QueryError, SettingsError
+from pushsvc.queries import Database, DatabasePool
+from pushsvc.store import Conninfo, Postgres, migrate
+from pushsvc.store.postgres import SETTINGS
+from pushsvc.store.schema import check_schema, head
+
+from ..pgbouncer import Pooler, needed, pgbouncer
+
+pytestmark = needed
+
+SIZE = 5
+SET_BY_SESSIONS = """
+SELECT name, setting FROM pg_settings WHERE source = 'session'
+    AND name NOT IN ('application_name', 'client_encoding', 'DateStyle', 'TimeZone', 'standard_conforming_strings')
+"""
+"""Less what PgBouncer itself gives back to each client."""
+
+
+@pytest.fixture(scope="module")
+def pooler(postgres_url: str) -> Iterator[Pooler]:
+    """In transaction mode, with five connections to each database."""
+    with pgbouncer(postgres_url, size=SIZE) as pooler:
+        yield pooler
+
+
+@pytest.fixture
+def pooled_url(pooler: Pooler, empty_database_url: str) -> str:
+    return pooler.url(empty_database_url)
+
+
+@asynccontextmanager
+async def asked(url: str, *, jobs: int = 1, side_by_side: bool = False) -> AsyncIterator[DatabasePool]:
+    pool = DatabasePool(url, executor_concurrency=4, own_connections=max(jobs, 2), side_by_side=side_by_side)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def everywhere(url: str, sql: str) -> list[asyncpg.Record]:
+    """The rows of the query from all of the pooler's sessions: another client holds each of them at once."""
+    clients = [await asyncpg.connect(url, statement_cache_size=0) for _ in range(SIZE)]
+    try:
+        for client in clients:
+            await client.execute("BEGIN")
+        return [row for client in clients for row in await client.fetch(sql)]
+    finally:
+        for client in clients:
+            await client.close()
+
+
+# Who is in front
+
+
+async def test_a_pooler_is_seen_by_its_greeting_and_the_server_itself_is_not_one(
+    pooled_url: str, empty_database_url: str
+) -> None:
+    for url, pooled in ((pooled_url, True), (empty_database_url, False)):
+        connection = await Conninfo.parse(url).connect()
+        assert connection.pooled is pooled
+        await connection.close()
+
+
+@pytest.mark.parametrize(("mode", "pooled"), [("transaction", True), ("session", False)])
+async def test_what_is_said_of_a_pooler_counts_whatever_is_seen(
+    pooled_url: str, empty_database_url: str, mode: str, pooled: bool
+) -> None:
+    for url in (pooled_url, empty_database_url):
+        connection = await Conninfo.parse(url, pooler=mode).connect()  # type: ignore[arg-type]
+        assert connection.pooled is pooled
+        await connection.close()
+
+
+async def test_statements_are_kept_on_the_server_itself_and_not_behind_a_pooler(
+    pooled_url: str, empty_database_url: str
+) -> None:
+    for url, kept in ((pooled_url, 0), (empty_database_url, 1)):
+        connection = await Conninfo.parse(url).connect()
+        assert await connection.fetchval("SELECT $1::int", 1) == 1
+        found = await connection.fetchval(
+            "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT $1::int'"
+        )
+        assert found == kept
+        await connection.close()
+
+
+async def test_a_parameter_of_the_url_that_a_pooler_does_not_take_is_named(
+    pooler: Pooler, empty_database_url: str
+) -> None:
+    async with Postgres(pooler.url(empty_database_url, options="-cjit%3Don")) as postgres:
+        with pytest.raises(SettingsError, match=r"the pooler in front of the server takes no options.*ALTER ROLE"):
+            await postgres.fetch("SELECT 1")
+
+
+# The service's own tables
+
+
+async def test_the_schema_is_made_through_a_pooler(pooled_url: str) -> None:
+    assert await migrate(pooled_url) == (None, head())
+    assert await migrate(pooled_url) == (head(), head())
+    async with Postgres(pooled_url) as postgres:
+        await check_schema(postgres, pooled_url)
+    assert await everywhere(pooled_url, SET_BY_SESSIONS) == []
+
+
+async def test_the_stores_statements_have_their_settings_and_leave_none(pooled_url: str) -> None:
+    async with Postgres(pooled_url, 8) as postgres:
+        shown = await asyncio.gather(*(postgres.fetch(f"SELECT current_setting('{name}')") for name in SETTINGS))
+        wanted = {**SETTINGS, "statement_timeout": "1min", "idle_in_transaction_session_timeout": "1min"}
+        assert [rows[0][0] for rows in shown] == list(wanted.values())
+        assert (await postgres.fetch("SHOW transaction_isolation"))[0][0] == "read committed"
+        assert await everywhere(pooled_url, SET_BY_SESSIONS) == []
+        assert await everywhere(pooled_url, "SELECT name FROM pg_prepared_statements WHERE name <> ''") == []
+
+
+async def test_a_statement_that_fails_leaves_its_connection_as_it_was(pooled_url: str) -> None:
+    async with Postgres(pooled_url, 1) as postgres:
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await postgres.fetch("SELECT 1 / $1::int", 0)
+        assert (await postgres.fetch("SELECT $1::int", 1))[0][0] == 1
+
+
+async def test_a_lock_of_a_transaction_is_held_for_all_of_it_and_no_longer(pooled_url: str) -> None:
+    lock = "SELECT pg_try_advisory_xact_lock(1)"
+    async with Postgres(pooled_url, 2) as one, Postgres(pooled_url, 2) as other:
+
+        async def held(connection: object) -> tuple[bool, bool]:
+            mine = await connection.fetchval(lock)  # type: ignore[attr-defined]
+            return mine, (await other.fetch(lock))[0][0]
+
+        assert await one.run(held, transaction=True) == (True, False)
+        assert (await other.fetch(lock))[0][0] is True
+
+
+async def test_many_clients_at_once_share_five_connections(pooled_url: str, empty_database_url: str) -> None:
+    direct = await asyncpg.connect(empty_database_url)
+    stores = [Postgres(pooled_url, 4) for _ in range(10)]
+    async with asked(pooled_url, jobs=20) as pool:
+
+        async def ask(number: int) -> tuple[int, int]:
+            async with Database(pool, owner=f"job {number}") as db:
+                mine = db.async_pick(literal_column(str(number)))
+                stored = await stores[number % 10].fetch("SELECT $1::int", number)
+                return await mine, stored[0][0]
+
+        answers = await asyncio.gather(*(ask(number) for number in range(200)))
+        assert answers == [(number, number) for number in range(200)]
+        backends = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        assert await direct.fetchval(backends) <= SIZE + 1
+    for store in stores:
+        await store.close()
+    await direct.close()
+
+
+# Queries of jobs
+
+LEAVING = {
+    "a setting": "SELECT set_config('work_mem', '1MB', false)",
+    "a setting of its own": "SELECT set_config('app.tenant', 'mine', false)",
+    "a session's lock": "SELECT pg_advisory_lock(42)",
+}
+
+
+@pytest.mark.parametrize("sql", LEAVING.values(), ids=LEAVING.keys())
+@pytest.mark.parametrize("fails", [False, True], ids=["committed", "failed"])
+async def test_what_a_text_leaves_in_a_session_is_gone_with_its_transaction(
+    pooled_url: str, sql: str, fails: bool
+) -> None:
+    async with asked(pooled_url) as pool, Database(pool, owner="job") as db:
+        await db.async_find_by_sql(sql)
+        async with db.transaction() as transaction:
+            await transaction.execute(text(sql))
+            await transaction.execute(text("CREATE TEMPORARY TABLE mine (a int) ON COMMIT PRESERVE ROWS"))
+            await transaction.execute(text("LISTEN something"))
+            await transaction.execute(text("PREPARE kept AS SELECT 1"))
+            if fails:
+                transaction.roll_back()
+        assert await everywhere(pooled_url, SET_BY_SESSIONS) == []
+        assert await everywhere(pooled_url, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
+        assert (
+            await everywhere(pooled_url, "SELECT 1 FROM pg_class WHERE relpersistence = 't' AND relkind = 'r'") == []
+        )
+        assert await everywhere(pooled_url, "SELECT pg_listening_channels()") == []
+        assert await everywhere(pooled_url, "SELECT 1 FROM pg_prepared_statements WHERE name = 'kept'") == []
+        assert set(await everywhere(pooled_url, "SELECT coalesce(current_setting('app.tenant', true), '')")) <= {
+            ("",)
+        }
+
+
+async def test_the_applications_name_survives_what_is_removed(pooled_url: str) -> None:
+    name = select(func.current_setting("application_name"))
+    async with asked(pooled_url) as pool, Database(pool, owner="job") as db:
+        for _ in range(3):
+            await db.async_find_by_sql("SELECT set_config('work_mem', '1MB', false)")
+            assert await db.load_async(name) == ["pushsvc primary"]
+
+
+@pytest.mark.parametrize(
+    "ending", ["COMMIT", " /* a */ -- b\n rollback", "END", "ABORT", "ROLLBACK AND CHAIN", "PREPARE TRANSACTION 'a'"]
+)
+async def test_a_text_that_would_end_the_transaction_is_refused(pooled_url: str, ending: str) -> None:
+    async with asked(pooled_url) as pool, Database(pool, owner="job") as db:
+        with pytest.raises(QueryError, match="a text can't end a transaction"):
+            async with db.transaction() as transaction:
+                await transaction.execute(text("SET work_mem = '1MB'"))
+                await transaction.execute(text(ending))
+        assert await everywhere(pooled_url, SET_BY_SESSIONS) == []
+        async with db.transaction() as transaction:
+            await transaction.execute(text("SAVEPOINT here"))
+            await transaction.execute(text("ROLLBACK TO SAVEPOINT here"))
+
+
+async def test_types_that_the_driver_has_to_look_at_leave_no_setting(
+    pooled_url: str, empty_database_url: str
+) -> None:
+    direct = await asyncpg.connect(empty_database_url)
+    await direct.execute("CREATE TYPE mood AS ENUM ('fine'); CREATE TYPE pair AS (a int, b mood)")
+    await direct.close()
+    async with asked(pooled_url) as pool, Database(pool, owner="job") as db:
+        assert await db.load_async(select(literal_column("ARRAY['fine']::mood[]"))) == [["fine"]]
+        assert (await db.load_async(select(literal_column("(1, 'fine')::pair"))))[0] == (1, "fine")
+    async with Postgres(pooled_url) as postgres:
+        assert (await postgres.fetch("SELECT ARRAY[(1, 'fine')::public.pair]"))[0][0] == [(1, "fine")]
+    assert await everywhere(pooled_url, SET_BY_SESSIONS) == []
+
+
+async def test_a_jobs_settings_hold_for_each_of_its_queries_and_for_nothing_else(pooled_url: str) -> None:
+    tenant = select(func.current_setting("app.tenant", True))
+    async with asked(pooled_url, jobs=8) as pool:
+
+        async def ask(number: int) -> set[str]:
+            async with Database(pool, owner=str(number), pg_settings={"app.tenant": f"t{number}"}) as db:
+                found = [
+                    db.load_async(tenant.where(literal_column(str(n)) == literal_column(str(n)))) for n in range(5)
+                ]
+                return {value for answer in found for value in await answer}
+
+        assert await asyncio.gather(*map(ask, range(20))) == [{f"t{number}"} for number in range(20)]
+    assert await everywhere(pooled_url, SET_BY_SESSIONS) == []
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+async def test_queries_that_see_a_snapshot_never_wait_for_the_connection_that_holds_it(
+    pooler: Pooler, empty_database_url: str, postgres_url: str, side_by_side: bool
+) -> None:
+    """Where the pooler is known to have enough they run side by side, else on that connection; the same answers."""
+    with pgbouncer(postgres_url, size=SIZE if side_by_side else 1) as smaller:
+        url = smaller.url(empty_database_url)
+        async with asked(url, side_by_side=side_by_side) as pool, Database(pool, owner="job") as db:
+            async with asyncio.timeout(20), db.transaction("snapshot"):
+                found = [
+                    db.async_pick(func.pg_current_snapshot(), where=literal_column(f"{n} = {n}")) for n in range(3)
+                ]
+                assert len({str(await each) for each in found}) == 1
+            modes = {record.mode for record in db.queries}
+            assert modes == ({"async"} if side_by_side else {"foreground"})
+            with pytest.raises(DBAPIError, match="read-only transaction"):
+                async with db.transaction("snapshot") as transaction:
+                    await transaction.execute(text("CREATE TABLE a (b int)"))
+
+
+async def test_a_cancel_reaches_the_server_and_nobody_else(pooled_url: str, empty_database_url: str) -> None:
+    direct = await asyncpg.connect(empty_database_url)
+    asleep = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE state = 'active' AND query LIKE '%pg_sleep(3%' AND pid <> pg_backend_pid()"
+    )
+    async with asked(pooled_url, jobs=2) as pool:
+        async with Database(pool, owner="job") as db, Database(pool, owner="neighbour") as neighbour:
+            other = neighbour.load_async(select(func.pg_sleep(0.5), literal_column("7")))
+            slow = db.load_async(select(func.pg_sleep(literal_column("3600"))))
+            while not await direct.fetchval(asleep):
+                await asyncio.sleep(0.01)
+            slow.cancel()
+            while await direct.fetchval(asleep):
+                await asyncio.sleep(0.01)
+            assert (await other)[0][1] == 7
+            assert await db.async_pick(literal_column("1")) == 1
+    await direct.close()
+
+
+# Session mode
+
+
+async def test_in_session_mode_a_connection_is_a_session(postgres_url: str, empty_database_url: str) -> None:
+    with pgbouncer(postgres_url, mode="session", size=12) as pooler:
+        url = pooler.url(empty_database_url)
+        await migrate(url, pooler="session")
+        async with Postgres(url, 2, pooler="session") as postgres:
+            assert (await postgres.fetch("SHOW search_path"))[0][0] == "pg_catalog"
+            kept = "SELECT count(*) FROM pg_prepared_statements"
+            assert (await postgres.fetch(kept))[0][0] > 0
+        pool = DatabasePool(url, pooler="session")
+        async with Database(pool, owner="job") as db, db.transaction("snapshot"):
+            assert await asyncio.gather(*(db.async_pick(literal_column(str(n))) for n in range(3))) == [0, 1, 2]
+        await pool.close()
