@@ -32,11 +32,11 @@ imports: $(VENV)/dev
 # Two processes, each with engines of its own, unless the engines are given: then there is one of each.
 SIDE_BY_SIDE = $(if $(PUSHSVC_TEST_DATABASE_URL)$(PUSHSVC_TEST_REDIS_URL),,-n 2 --dist loadfile)
 
-pytest: $(VENV)/dev chromium
+pytest: $(VENV)/dev chromium pgbouncer
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-chromium:
-	@.ci/chromium
+chromium pgbouncer:
+	@.ci/packages $@
 
 client: client_js/node_modules/.installed $(VENV)/dev chromium
 	cd client_js && npm run --silent build && npm --silent test
@@ -80,4 +80,4 @@ client_js/node_modules/.installed: client_js/package.json client_js/package-lock
 	@cd client_js && npm ci
 	@touch $@
 
-.PHONY: help demo test lint types imports client pytest chromium soak bench format clean
+.PHONY: help demo test lint types imports client pytest chromium pgbouncer soak bench format clean

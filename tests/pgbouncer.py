@@ -115,7 +115,8 @@ def _wait_for(pooler: Pooler, process: subprocess.Popen[bytes]) -> None:
             socket.create_connection(("127.0.0.1", pooler.port), 1).close()
         except OSError:
             said = pooler.log.read_text() if pooler.log.exists() else ""
-            assert process.poll() is None and time.monotonic() < deadline, f"pgbouncer is not there: {said}"
+            assert process.poll() is None, f"pgbouncer has ended: {said}"
+            assert time.monotonic() < deadline, f"pgbouncer is not there: {said}"
             time.sleep(0.01)
         else:
             return

@@ -10,7 +10,7 @@ from ..settings import PREFIX
 from .advice import Advice, advise, duration
 from .budget import Allotment
 from .doctor import DatabaseFacts, Examination, RedisFacts, StoreFacts
-from .servers import COUNTED
+from .servers import COUNTED, Pool
 from .slow_queries import Queries, Statistics
 
 SKEW_LIMIT = 0.5
@@ -151,10 +151,19 @@ def _budget(found: Examination) -> Iterable[Finding]:
         else:
             todo = (*_one_of(allotment), COUNTED)
             yield Finding("connections", "wrong", f"all processes together may open {allotment}", todo)
-    for facts in found.databases:
-        if facts.limits and facts.limits.pooled:
-            text = f"{', '.join(facts.names)}: there is a pooler in front of the server; its own limits count"
-            yield Finding("connections", "note", text)
+    yield from map(_pool, found.pools)
+
+
+def _pool(pool: Pool) -> Finding:
+    names = ", ".join(pool.databases)
+    size = [f"set {PREFIX}POOLER_CONNECTIONS to how many it has for us: a sum that does not fit is refused then"]
+    if pool.mode == "session":
+        text = f"{names}: behind a pooler in session mode, where each of our connections keeps one of the pooler's"
+        return Finding("connections", "note", f"{text}: {pool.budget}", () if pool.size else tuple(size))
+    text = f"{names}: behind a pooler, taken for one in transaction mode; at once it may be asked for {pool.budget}"
+    size.append("until then, queries that see a snapshot run one after another")
+    other = f"if it is in session mode, set {PREFIX}POOLER=session"
+    return Finding("connections", "note", text, (other,) if pool.size else (*size, other))
 
 
 def _one_of(allotment: Allotment) -> Iterable[str]:

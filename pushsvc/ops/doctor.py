@@ -27,7 +27,7 @@ from ..store.schema import head
 from .budget import Allotment
 from .probe import Probe, Probed
 from .row_security import RowSecurity, read_row_security
-from .servers import STORE, Connection, ServerLimits, allotments, connected, read_limits
+from .servers import STORE, Connection, Pool, ServerLimits, allotments, connected, pools, read_limits
 from .slow_queries import JobTime, Queries, read_job_times, read_queries
 
 ROUND_TRIPS = 5
@@ -106,6 +106,7 @@ class Examination:
     redis: tuple[RedisFacts, ...] = ()
     store: StoreFacts | None = None
     allotments: tuple[Allotment, ...] = ()
+    pools: tuple[Pool, ...] = ()
     probed: Probed | str | None = None
     """What became of the probe, or why it broke off; None if it was not sent."""
 
@@ -146,6 +147,7 @@ class Doctor:
             redis=tuple(engines),
             store=store,
             allotments=tuple(allotments(self._settings, limits)),
+            pools=tuple(pools(self._settings, limits)),
             probed=probed,
         )
 

@@ -7,14 +7,14 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import asyncpg
 
 from ..errors import BudgetError
 from ..settings import PREFIX, Settings
 from ..store import Conninfo, Postgres
-from .budget import Allotment, Limit, deployment
+from .budget import Allotment, Budget, Limit, budget, deployment
 
 logger = logging.getLogger(__name__)
 
@@ -84,14 +84,14 @@ async def read_limits(connection: Connection) -> ServerLimits:
 
 
 def allotments(settings: Settings, limits: Mapping[str, ServerLimits]) -> list[Allotment]:
-    """What the deployment may open under each limit there is: of each server, role and database.
+    """What the deployment may open under each limit there is: of each server, role and database; behind a pooler, of
+    its connections for a role and a database, where the settings say how many those are.
 
-    `limits` has them by the database's name, STORE among them; those behind a pooler are left out.
+    `limits` has them by the database's name, STORE among them.
     """
-    direct = {name: found for name, found in limits.items() if not found.pooled}
     groups: dict[tuple[str, ...], tuple[Limit, list[str]]] = {}
-    for name, found in direct.items():
-        for key, limit in _limits(found):
+    for name, found in limits.items():
+        for key, limit in _pool(found, settings.pooler_connections) if found.pooled else _limits(found):
             groups.setdefault(key, (limit, []))[1].append(name)
     return [
         Allotment(
@@ -102,6 +102,41 @@ def allotments(settings: Settings, limits: Mapping[str, ServerLimits]) -> list[A
         )
         for limit, names in groups.values()
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A pooler's connections for one role and database, and what all processes may have of them at a time. `size` is
+    None where nobody has said how many there are."""
+
+    databases: tuple[str, ...]
+    mode: Literal["transaction", "session"]
+    budget: Budget
+    size: int | None
+
+
+def pools(settings: Settings, limits: Mapping[str, ServerLimits]) -> list[Pool]:
+    """The pools of poolers that are in front of these servers."""
+    mode: Literal["transaction", "session"] = "session" if settings.pooler == "session" else "transaction"
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, found in limits.items():
+        if found.pooled:
+            groups.setdefault((found.server, found.role, found.database), []).append(name)
+    return [
+        Pool(
+            databases=tuple(names),
+            mode=mode,
+            budget=budget(deployment(settings), tuple(name for name in names if name != STORE), store=STORE in names),
+            size=settings.pooler_connections,
+        )
+        for names in groups.values()
+    ]
+
+
+def _pool(found: ServerLimits, size: int | None) -> Iterable[tuple[tuple[str, ...], Limit]]:
+    if size is not None:
+        raised_by = f"raise the pooler's own (PgBouncer: default_pool_size) and {PREFIX}POOLER_CONNECTIONS to {{n}}"
+        yield ("pooler", found.server, found.role, found.database), Limit("the pooler ({databases})", size, raised_by)
 
 
 def _limits(found: ServerLimits) -> Iterable[tuple[tuple[str, ...], Limit]]:
@@ -147,8 +182,9 @@ async def check_budget(settings: Settings, postgres: Postgres, store_url: str, u
         names = ", ".join(name for name, its in named.items() if its == url)
         if isinstance(answer, Exception):
             logger.warning("connections are not budgeted for %s: %s", names, type(answer).__name__)
-        elif answer.pooled:
-            logger.info("connections are not budgeted for %s: there is a pooler in front of the server", names)
+        elif answer.pooled and settings.pooler_connections is None:
+            said = "connections are not budgeted for %s: there is a pooler in front of the server; %s says its size"
+            logger.info(said, names, f"{PREFIX}POOLER_CONNECTIONS")
     limits = {name: found[url] for name, url in named.items()}
     readable = {name: answer for name, answer in limits.items() if isinstance(answer, ServerLimits)}
     if over := [each for each in allotments(settings, readable) if not each.fits]:

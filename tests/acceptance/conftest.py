@@ -118,7 +118,7 @@ def temporary_directory() -> Iterator[Path]:
 
 
 @contextmanager
-def cluster_on(directory: Path, postgres_url: str, redis_url: str, **settings: object) -> Iterator[Cluster]:
+def cluster_on(directory: Path, postgres_url: str, redis_url: str, **settings: Any) -> Iterator[Cluster]:
     """A cluster with no process yet, on a new database and an empty Redis."""
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()

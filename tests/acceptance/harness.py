@@ -123,11 +123,21 @@ class Cluster:
     `settings` are given to every process, as PUSHSVC_<NAME>. All processes are gone after `close`.
     """
 
-    def __init__(self, directory: Path, database_url: str, redis_url: str, **settings: object) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        database_url: str,
+        redis_url: str,
+        *,
+        through: Callable[[str], str] = str,
+        **settings: object,
+    ) -> None:
+        """`through` gives the URL by which the processes reach the database: by a pooler, say."""
         self.directory = directory
         self.database_url = database_url
         self.tokens = Tokens(SECRET)
-        self._settings = settings | {"database_url": database_url, "redis_url": redis_url, "secret": SECRET}
+        urls = {"database_url": through(database_url), "redis_url": redis_url}
+        self._settings = settings | urls | {"secret": SECRET}
         self._processes: list[Process] = []
         self._ports: list[socket.socket] = []
         self._numbers = itertools.count(1)
@@ -136,7 +146,7 @@ class Cluster:
 
     def web(self, target: str = TARGET, **settings: object) -> Web:
         """A web process that is ready."""
-        web = Web("web", self._port(), self._environment(settings), self._log("web"), target)
+        web = Web("web", self._port(), self.environment(settings), self._log("web"), target)
         self._processes.append(web)
         wait_until(lambda: web.health().get("status") == "ok", "the web process is ready")
         return web
@@ -144,7 +154,7 @@ class Cluster:
     def worker(self, *options: str, target: str = TARGET, **settings: object) -> Process:
         """A worker; it takes jobs as soon as it is up. With `--alone` it has no parent, and starts twice as fast."""
         arguments = ["worker", target, *(options or ("--alone",))]
-        worker = Process("worker", arguments, self._environment(settings), self._log("worker"))
+        worker = Process("worker", arguments, self.environment(settings), self._log("worker"))
         self._processes.append(worker)
         return worker
 
@@ -157,7 +167,8 @@ class Cluster:
         for port in self._ports:
             port.close()
 
-    def _environment(self, settings: dict[str, object]) -> dict[str, str]:
+    def environment(self, settings: dict[str, object]) -> dict[str, str]:
+        """That of a process with these settings besides."""
         return environment(self.directory, **self._settings | settings)
 
     def _log(self, name: str) -> Path:

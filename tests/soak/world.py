@@ -123,7 +123,7 @@ class World(Cluster):
         self.valkey = EmbeddedValkey(directory / "valkey", port=0)
         self.postgres.start()
         self.valkey.start()
-        super().__init__(directory, self.postgres.url, self.valkey.url, **SETTINGS)
+        super().__init__(directory, self.postgres.url, self.valkey.url, through=str, **SETTINGS)
         there = urlsplit(self.valkey.url)
         assert there.hostname is not None
         assert there.port is not None
@@ -172,7 +172,7 @@ class World(Cluster):
 
     def _web_seat(self, number: int, port: int) -> Seat:
         def start() -> Process:
-            web = Web("web", port, self._environment({}), self._log(f"web{number}"), TARGET)
+            web = Web("web", port, self.environment({}), self._log(f"web{number}"), TARGET)
             self._processes.append(web)
             return web
 
@@ -186,7 +186,7 @@ class World(Cluster):
 
     def _worker_seat(self, name: int | str, **settings: object) -> Seat:
         def start() -> Process:
-            worker = Process("worker", ["worker", TARGET], self._environment(settings), self._log(f"worker{name}"))
+            worker = Process("worker", ["worker", TARGET], self.environment(settings), self._log(f"worker{name}"))
             self._processes.append(worker)
             return worker
 

@@ -13,7 +13,7 @@ from pushsvc.ops.doctor import DatabaseFacts, Examination, RedisFacts, StoreFact
 from pushsvc.ops.probe import Probed
 from pushsvc.ops.report import as_json, lines
 from pushsvc.ops.row_security import RowSecurity
-from pushsvc.ops.servers import STORE, ServerLimits, allotments
+from pushsvc.ops.servers import STORE, ServerLimits, allotments, pools
 from pushsvc.ops.slow_queries import JobTime, Queries, Source, Statement, Statistics
 from pushsvc.settings import Settings
 
@@ -21,6 +21,7 @@ SERVER = ServerLimits("1/now", "18.6 (Debian)", "app", "app", 100, 3, -1, -1)
 DATABASE = DatabaseFacts(
     ("primary", STORE), "postgresql://me:***@db/app", None, SERVER, 0.0003, 0.0, 5, Queries(Statistics.READY)
 )
+EVERYTHING = "1 × 5 + 1 × 4 + 1 × 10 + 1 × 4 + 1 × 4 + 1 × 4 + 1 × 1 = 32"
 STATEMENTS = tuple(
     Statement(Source("job", "report"), f"SELECT {name} FROM flights", 10, mean * 10, mean * peak, 10)
     for name, mean, peak in (("a", 850.0, 1), ("b", 700.0, OUTLIER + 1), ("c", 0.5, 1))
@@ -156,8 +157,16 @@ def test_over_budget_is_wrong_with_the_arithmetic_and_what_fits() -> None:
 
 def test_a_pooler_is_noted() -> None:
     pooled = replace(DATABASE, limits=replace(SERVER, pooled=True))
-    found = judged("connections", databases=(pooled,), allotments=())
-    assert [each.mark for each in found] == ["note"]
+    limits = {"primary": replace(SERVER, pooled=True), STORE: replace(SERVER, pooled=True)}
+    seen = tuple(pools(Settings.from_env({}), limits))
+    (found,) = judged("connections", databases=(pooled,), allotments=(), pools=seen)
+    assert found.mark == "note"
+    assert found.text.endswith(f"at once it may be asked for {EVERYTHING}")
+    assert "PUSHSVC_POOLER_CONNECTIONS" in found.todo[0]
+    told = tuple(pools(Settings.from_env({}, pooler="session", pooler_connections=32), limits))
+    (found,) = judged("connections", databases=(pooled,), allotments=(), pools=told)
+    assert found.text.endswith(f"each of our connections keeps one of the pooler's: {EVERYTHING}")
+    assert found.todo == ()
     assert "behind a pooler" in judged("engines", databases=(pooled,))[0].text
 
 
