@@ -21,6 +21,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ..errors import PushsvcError, SettingsError
 from ..settings import Settings
+from ..store import Conninfo
 from .models import SCHEMA, Airline, Airport, Base, Flight, Plane, Weather
 
 CHUNK = 256 * 1024
@@ -96,7 +97,7 @@ def load(database_url: str, say: Say = terminal_say, bar: Bar = terminal_bar) ->
 
 async def load_async(database_url: str, say: Say = terminal_say, bar: Bar = terminal_bar) -> None:
     """`load`, for callers that have an event loop."""
-    connection = await asyncpg.connect(_dsn(database_url))
+    connection = await Conninfo.parse(database_url, "PUSHSVC_DATABASE_URL", writes=True).connect()
     try:
         if await _loaded(connection):
             return
@@ -181,12 +182,6 @@ def _open(path: Path) -> Iterator[_Opened]:
     else:
         with path.open("rb") as file:
             yield _Opened(file, path.stat().st_size)
-
-
-def _dsn(database_url: str) -> str:
-    # An SQLAlchemy URL may name its driver (`postgresql+asyncpg://`); asyncpg's must not.
-    scheme, separator, rest = database_url.partition("://")
-    return scheme.partition("+")[0] + separator + rest
 
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ async def everywhere(url: str, sql: str) -> list[asyncpg.Record]:
         return [row for client in clients for row in await client.fetch(sql)]
     finally:
         for client in clients:
+            # The pooler would close a session that is left within a transaction.
+            await client.execute("ROLLBACK")
             await client.close()
 
 
@@ -246,6 +248,20 @@ async def test_types_that_the_driver_has_to_look_at_leave_no_setting(
     async with Postgres(pooled_url) as postgres:
         assert (await postgres.fetch("SELECT ARRAY[(1, 'fine')::public.pair]"))[0][0] == [(1, "fine")]
     assert await everywhere(pooled_url, SET_BY_SESSIONS) == []
+
+
+async def test_a_type_that_has_changed_is_read_as_it_is_now(pooled_url: str, empty_database_url: str) -> None:
+    direct = await asyncpg.connect(empty_database_url)
+    await direct.execute("CREATE TYPE pair AS (a int)")
+    pair: Any = select(literal_column('jsonb_populate_record(NULL::pair, \'{"a": 1, "b": 2}\')'))
+    async with asked(pooled_url) as pool, Database(pool, owner="job", inline=True) as db:
+        for _ in range(2):
+            assert (await db.load_async(pair))[0] == (1,)
+        await direct.execute("ALTER TYPE pair ADD ATTRIBUTE b int")
+        assert (await db.load_async(pair))[0] == (1, 2)
+        await direct.execute("DROP TYPE pair; CREATE TYPE pair AS (b text)")
+        assert (await db.load_async(pair))[0] == ("2",)
+    await direct.close()
 
 
 async def test_a_jobs_settings_hold_for_each_of_its_queries_and_for_nothing_else(pooled_url: str) -> None:

@@ -241,17 +241,16 @@ async def fetch(
     except in a transaction, which has failed by this. So it is where a text, `DEALLOCATE ALL` or `DISCARD ALL`, has
     had the server forget what was prepared.
     """
-    if once:
-        return await _fetch_unnamed(connection, sql, arguments)
+    ask = _fetch_unnamed if once else _fetch
     try:
-        return await _fetch(connection, sql, arguments)
+        return await ask(connection, sql, arguments)
     except asyncpg.OutdatedSchemaCacheError:
-        return await _fetch(connection, sql, arguments)
+        return await ask(connection, sql, arguments)
     except asyncpg.InvalidSQLStatementNameError:
         if connection.is_in_transaction():
             raise
         forget_statements(connection)
-        return await _fetch(connection, sql, arguments)
+        return await ask(connection, sql, arguments)
     except asyncpg.InternalServerError as error:
         if _GONE_TYPE.match(str(error)) is None:
             raise
@@ -262,7 +261,7 @@ async def fetch(
             raise QueryError(
                 "a type was made anew in the database; the transaction has failed by this: repeat it"
             ) from error
-        return await _fetch(connection, sql, arguments)
+        return await ask(connection, sql, arguments)
 
 
 async def _fetch(connection: asyncpg.Connection[Any], sql: str, arguments: Sequence[Any]) -> list[asyncpg.Record]:
