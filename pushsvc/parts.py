@@ -321,7 +321,7 @@ class Parts:
 
     @cached_property
     def committed(self) -> Committed:
-        return Committed(self.within, Ear(self.url, self.settings.deployment), self.queue)
+        return Committed(self.within, Ear(self.url, self.settings.deployment, self.settings.pooler), self.queue)
 
     @cached_property
     def follower(self) -> Follower:

@@ -1,4 +1,7 @@
-"""Listening to PostgreSQL's NOTIFY, on a connection of its own."""
+"""Listening to PostgreSQL's NOTIFY, on a connection of its own.
+
+Behind a pooler in transaction mode nobody can listen: the session would be somebody else's, who would hear it.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import asyncpg
-
 from ..errors import SettingsError
 from ..tasks import forever
 from .conninfo import Conninfo
 from .faults import is_away
-from .postgres import CONNECT_WITHIN, SETTINGS
+from .pooler import DriverConnection, PoolerMode
+from .postgres import ADJUST, CONNECT_WITHIN, SETTINGS
 from .wakeup_statements import CHANNEL
 
 AGAIN_AFTER = 1.0
@@ -23,13 +25,17 @@ STILL_THERE = 20.0
 """Seconds between two questions whether the connection still lives."""
 
 
+POOLED = 300.0
+"""Seconds until it looks whether the pooler is still there."""
+
+
 class Ear:
     """Hears of the transactions of one deployment that have submitted jobs."""
 
-    def __init__(self, url: str, deployment: str) -> None:
-        self._conninfo = Conninfo.parse(url, "PUSHSVC_DATABASE_URL", writes=True)
+    def __init__(self, url: str, deployment: str, pooler: PoolerMode = "auto") -> None:
+        self._conninfo = Conninfo.parse(url, "PUSHSVC_DATABASE_URL", writes=True, pooler=pooler)
         self._deployment = deployment
-        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._connection: DriverConnection | None = None
 
     async def listen(self, heard: Callable[[], None]) -> None:
         """Call `heard` at each, for ever; and whenever it begins to listen, as something may have been missed."""
@@ -39,11 +45,15 @@ class Ear:
             self._hang_up()
 
     async def _step(self, heard: Callable[[], None]) -> None:
-        """Connect, if need be; then see that the connection lives."""
+        """Connect, if need be; then see that the connection lives. Behind a pooler, look again after a while."""
         try:
             if self._connection is None:
                 await self._connect(heard)
             assert self._connection is not None
+            if self._connection.pooled:
+                self._hang_up()
+                await asyncio.sleep(POOLED)
+                return
             with suppress(TimeoutError):
                 async with asyncio.timeout(STILL_THERE):
                     await self._lost.wait()
@@ -56,8 +66,10 @@ class Ear:
 
     async def _connect(self, heard: Callable[[], None]) -> None:
         self._lost = lost = asyncio.Event()
-        connection = await self._conninfo.connect(server_settings=SETTINGS, timeout=CONNECT_WITHIN)
+        connection = await self._conninfo.connect(session=ADJUST, server_settings=SETTINGS, timeout=CONNECT_WITHIN)
         self._connection = connection
+        if connection.pooled:
+            return
         connection.add_termination_listener(lambda _: lost.set())
 
         def said(_connection: Any, _process: int, _channel: str, deployment: object) -> None:

@@ -91,9 +91,9 @@ async def test_doctor_finds_the_service_well_and_names_the_pooler(pooled: Cluste
     assert (answer.returncode, answer.stderr) == (0, ""), answer.stdout
     assert "behind a pooler, taken for one in transaction mode" in answer.stdout
     assert "✓ a job went all the way and was pushed" in answer.stdout
-    refused = await asyncio.to_thread(command, env | {"PUSHSVC_POOLER_CONNECTIONS": "31"}, "worker", TARGET)
+    refused = await asyncio.to_thread(command, env | {"PUSHSVC_POOLER_CONNECTIONS": "32"}, "worker", TARGET)
     assert refused.returncode == 78
-    assert "more than what the pooler (primary, the service's tables) takes: 31" in refused.stderr
+    assert "more than what the pooler (primary, the service's tables) takes: 32" in refused.stderr
 
 
 def command(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

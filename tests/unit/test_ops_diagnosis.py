@@ -21,7 +21,7 @@ SERVER = ServerLimits("1/now", "18.6 (Debian)", "app", "app", 100, 3, -1, -1)
 DATABASE = DatabaseFacts(
     ("primary", STORE), "postgresql://me:***@db/app", None, SERVER, 0.0003, 0.0, 5, Queries(Statistics.READY)
 )
-EVERYTHING = "1 × 5 + 1 × 4 + 1 × 10 + 1 × 4 + 1 × 4 + 1 × 4 + 1 × 1 = 32"
+EVERYTHING = "1 × 5 + 1 × 4 + 1 × 10 + 1 × 4 + 1 × 4 + 1 × 5 + 1 × 1 = 33"
 STATEMENTS = tuple(
     Statement(Source("job", "report"), f"SELECT {name} FROM flights", 10, mean * 10, mean * peak, 10)
     for name, mean, peak in (("a", 850.0, 1), ("b", 700.0, OUTLIER + 1), ("c", 0.5, 1))
@@ -163,7 +163,7 @@ def test_a_pooler_is_noted() -> None:
     assert found.mark == "note"
     assert found.text.endswith(f"at once it may be asked for {EVERYTHING}")
     assert "PUSHSVC_POOLER_CONNECTIONS" in found.todo[0]
-    told = tuple(pools(Settings.from_env({}, pooler="session", pooler_connections=32), limits))
+    told = tuple(pools(Settings.from_env({}, pooler="session", pooler_connections=33), limits))
     (found,) = judged("connections", databases=(pooled,), allotments=(), pools=told)
     assert found.text.endswith(f"each of our connections keeps one of the pooler's: {EVERYTHING}")
     assert found.todo == ()

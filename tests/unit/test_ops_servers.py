@@ -123,10 +123,10 @@ def test_what_is_behind_a_pooler_counts_against_its_own_connections_if_they_are_
     pooled = {"primary": replace(SOME, pooled=True), "other": replace(SOME, pooled=True, database="other")}
     assert allotments(Settings.from_env({}), pooled) == []
     one, other = allotments(Settings.from_env({}, pooler_connections=22), pooled | {STORE: pooled["primary"]})
-    assert (one.databases, one.store, one.budget.total, one.fits) == (("primary",), True, 32, False)
+    assert (one.databases, one.store, one.budget.total, one.fits) == (("primary",), True, 33, False)
     assert (other.databases, other.store, other.budget.total, other.fits) == (("other",), False, 23, False)
     assert one.ways_out()[-1] == (
-        "raise the pooler's own (PgBouncer: default_pool_size) and PUSHSVC_POOLER_CONNECTIONS to 32"
+        "raise the pooler's own (PgBouncer: default_pool_size) and PUSHSVC_POOLER_CONNECTIONS to 33"
     )
 
 

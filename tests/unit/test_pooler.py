@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from pushsvc.errors import QueryError, SettingsError
 from pushsvc.queries import Database, DatabasePool
 from pushsvc.queries.running.transaction import Transaction
-from pushsvc.store import Connection, Conninfo, Postgres, migrate
+from pushsvc.store import Connection, Conninfo, DriverConnection, Ear, Postgres, migrate
 from pushsvc.store.postgres import SETTINGS
 from pushsvc.store.schema import check_schema, head
 from pushsvc.store.statements import SWEEP_LOCK
@@ -161,6 +161,27 @@ async def test_a_sweepers_lock_lasts_as_long_as_its_transaction_and_holds_nobody
 
         assert await one.run(sweep, transaction=True) == [True, False, True]
         assert (await other.fetch(SWEEP_LOCK, "a"))[0][0] is True
+
+
+async def test_nobody_listens_behind_a_pooler(pooled_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has the session next would hear it."""
+    connects = 0
+    connect = Conninfo.connect
+
+    async def counted(self: Conninfo, **options: Any) -> DriverConnection:
+        nonlocal connects
+        connects += 1
+        return await connect(self, **options)
+
+    monkeypatch.setattr(Conninfo, "connect", counted)
+    monkeypatch.setattr("pushsvc.store.ear.POOLED", 0.0)
+    listening = asyncio.create_task(Ear(pooled_url, "a").listen(lambda: None))
+    async with asyncio.timeout(30):
+        while connects < 3:  # noqa: ASYNC110  it has no event of its own
+            await asyncio.sleep(0)
+    listening.cancel()
+    await asyncio.wait([listening])
+    assert await everywhere(pooled_url, "SELECT pg_listening_channels()") == []
 
 
 async def test_many_clients_at_once_share_five_connections(pooled_url: str, empty_database_url: str) -> None:
