@@ -5,13 +5,13 @@ import { jsonOf } from "./errors.js";
 import { aborted } from "./jobs.js";
 import type { JobEvent, JobView } from "./wire.js";
 
-/** The answer as an event has it: its body as JSON, as text or as base64. */
+/** The answer as an event has it: its body as JSON, as text or as base64. Cookies are in no event. */
 interface Stored {
   status: number;
-  headers: Record<string, string> | [string, string][];
-  json?: unknown;
-  text?: string;
-  base64?: string;
+  headers: [string, string][];
+  cookies?: true;
+  encoding: "json" | "text" | "base64";
+  body: any;
 }
 
 const PREFER = "respond-async, wait=2";
@@ -32,17 +32,18 @@ export function pushFetch(client: Pick<Core, "url" | "fetch"> & { insides: Insid
     if (typeof view?.id !== "string" || typeof result !== "string") return answer;
     const job = client.insides.job({ key: view.id, job: view.job, id: view.id }, true);
     const end = (await aborted(job.result(), signal)) as JobEvent<string, Stored> | undefined;
-    const final = end?.data?.status ? restored(end.data) : await client.fetch(result, { signal });
+    const stored = end?.data;
+    const final = stored?.encoding && !stored.cookies ? restored(stored) : await client.fetch(result, { signal });
     Object.defineProperty(final, "url", { value: url });
     return final;
   };
 }
 
-function restored({ status, headers, json, text, base64 }: Stored): Response {
-  const bytes = base64 && Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
-  const body = json === undefined ? (bytes ?? text) : JSON.stringify(json);
+function restored({ status, headers, encoding, body }: Stored): Response {
+  if (encoding === "json") body = JSON.stringify(body);
+  if (encoding === "base64") body = Uint8Array.from(atob(body as string), (char) => char.charCodeAt(0));
   const empty = status === 204 || status === 205 || status === 304;
-  return new Response(empty ? null : body, { status, headers });
+  return new Response(empty ? null : (body as BodyInit), { status, headers });
 }
 
 /** Put it in the place of the page's own `fetch`. Gives back what undoes that. */

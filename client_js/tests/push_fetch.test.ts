@@ -51,20 +51,26 @@ async function pushed(data: Record<string, unknown>, init?: RequestInit): Promis
 }
 
 it.each([
-  [{ json: { flights: 3 } }, '{"flights":3}'],
-  [{ json: null }, "null"],
-  [{ text: "<h1>Zürich</h1>" }, "<h1>Zürich</h1>"],
-  [{ base64: "/9j/" }, "\ufffd\ufffd\ufffd"],
+  [{ encoding: "json", body: { flights: 3 } }, '{"flights":3}'],
+  [{ encoding: "json", body: null }, "null"],
+  [{ encoding: "text", body: "<h1>Zürich</h1>" }, "<h1>Zürich</h1>"],
+  [{ encoding: "base64", body: "/9j/" }, "\ufffd\ufffd\ufffd"],
 ])("resolves with the stored answer: %j", async (body, text) => {
-  const answer = await pushed({ status: 201, headers: { "Content-Type": "x/y", "X-Report": "7" }, ...body });
+  const answer = await pushed({ status: 201, headers: [["content-type", "x/y"], ["x-report", "7"]], ...body });
   expect([answer.status, answer.headers.get("x-report"), answer.url]).toEqual([201, "7", "http://app.test/report?of=JFK"]);
   expect(await answer.text()).toBe(text);
   expect(asked[0]!.headers.get("prefer")).toContain("respond-async");
 });
 
 it("an answer without a body has none", async () => {
-  const answer = await pushed({ status: 204, headers: {}, text: "" });
+  const answer = await pushed({ status: 204, headers: [], encoding: "text", body: "" });
   expect([answer.status, answer.body]).toEqual([204, null]);
+});
+
+it("fetches an answer with cookies, which are in no event", async () => {
+  const answer = await pushed({ status: 200, headers: [], cookies: true, encoding: "json", body: { in: "the event" } });
+  expect(server.requests.at(-1)!.path).toMatch(/\/result$/);
+  expect(answer.status).toBe(200);
 });
 
 it("fetches what is too large for an event", async () => {
@@ -110,7 +116,7 @@ it("takes the place of the page's fetch, and gives it back", async () => {
   const undo = client.installFetch();
   const answer = fetch("http://app.test/report");
   await settle();
-  server.finish("GET /report", { status: 200, headers: {}, json: 1 });
+  server.finish("GET /report", { status: 200, headers: [], encoding: "json", body: 1 });
   await settle();
   expect(await (await answer).json()).toBe(1);
   undo();

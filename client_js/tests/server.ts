@@ -25,7 +25,7 @@ export interface Server {
   end(): Promise<void>;
 }
 
-export async function startServer(settings: Record<string, string> = {}): Promise<Server> {
+export async function startServer(settings: Record<string, string> = {}, target = "app:service"): Promise<Server> {
   const directory = mkdtempSync(join(tmpdir(), "pushsvc-client-"));
   let child: ChildProcess;
   let port = 0;
@@ -34,7 +34,7 @@ export async function startServer(settings: Record<string, string> = {}): Promis
     new Promise<void>((ready, failed) => {
       const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("PUSHSVC_")));
       const given = Object.fromEntries(Object.entries(settings).map(([name, value]) => ["PUSHSVC_" + name.toUpperCase(), value]));
-      const args = ["-m", "pushsvc", "dev", "app:service", "--port", String(port), "--data-dir", directory];
+      const args = ["-m", "pushsvc", "dev", target, "--port", String(port), "--data-dir", directory];
       child = spawn(PYTHON, args, { cwd: HERE, env: { ...inherited, PUSHSVC_SECRET: SECRET, ...given, PYTHONUNBUFFERED: "1" } });
       let said = "";
       const hear = (data: Buffer) => {

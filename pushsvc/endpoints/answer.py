@@ -1,7 +1,7 @@
 """What an endpoint answered: as it is kept, as its job's result, and as it is given out again.
 
-Kept is a JSON object: `status`, `headers` without `Set-Cookie`, and the body as it can be: as JSON, byte for byte,
-as text, or in base64. It is what an event has for its data.
+Kept is a JSON object: `status`, `headers` without `Set-Cookie` (`cookies` says that there were some), and the body as
+it can be: as JSON, byte for byte, as text, or in base64. It is what an event has for its data.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class Answer:
 
     def encode(self) -> bytes:
         headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in self.headers]
-        head = wire.dump({"status": self.status, "headers": headers})[:-1]
+        # A page that gets the event fetches the answer itself where there are cookies in it.
+        cookies = {"cookies": True} if self.cookies else {}
+        head = wire.dump({"status": self.status, "headers": headers, **cookies})[:-1]
         encoding, body = self._encoded()
         return b'%b%b%b","body":%b}' % (head, _WHERE, encoding, body)
 
