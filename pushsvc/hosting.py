@@ -38,6 +38,7 @@ from .endpoints import (
     on_handed_over,
 )
 from .errors import BudgetError, PushsvcError, SettingsError, Unavailable
+from .lifetime import Lifetime
 from .parts import Parts
 from .tasks import contained
 from .transports import REVOCATIONS
@@ -69,7 +70,11 @@ class Host:
         parts: Callable[[], Parts],
         close: Callable[[], Awaitable[None]],
         work: Callable[[Parts, asyncio.Event], Awaitable[None]],
+        lifetime: Lifetime,
     ) -> None:
+        self._lifetime = lifetime
+        self._alive = False
+        """Whether the author's lifespan has been entered for this."""
         self._assembled = parts
         self._work = work
         self._until = asyncio.Event()
@@ -133,11 +138,14 @@ class Host:
             parts.settle()
             _ = parts.web
             await parts.check()
+            await self._lifetime.begin()
+            self._alive = True
             parts.hub.start()
             await parts.hub.attach(parts.revocation_listener, REVOCATIONS, "start")
         except PushsvcError as error:
             self._failed, self._failed_at = error, time.monotonic()
             logger.error("pushsvc does not run in this process: %s", error)
+            await self._end_life()
             await self._close()
             raise
         self._parts, self._failed = parts, None
@@ -160,8 +168,14 @@ class Host:
             self._until.set()
             await self._working
             self._working = None
+        await self._end_life()
         self._parts = None
         await self._close()
+
+    async def _end_life(self) -> None:
+        if self._alive:
+            self._alive = False
+            await self._lifetime.end()
 
 
 class ServiceApp:

@@ -256,7 +256,7 @@ class Parts:
             return Health(self.beats)
         return Health(self.beats, self.queue, self.publisher if self.settings.bus_url else None)
 
-    def worker(self, holds: Holds, state: Any = None) -> Worker:
+    def worker(self, holds: Holds, state: Callable[[], Any]) -> Worker:
         return Worker(
             registry=ProbedRegistry(self.jobs),
             store=self.store,

@@ -41,6 +41,7 @@ from .jobs import (
     seconds,
     spec_of,
 )
+from .lifetime import Lifespan, Lifetime
 from .ops import KEEPER_CONNECTIONS, Doctor, Examination
 from .parts import Parts
 from .queries import Database, check_session_class
@@ -62,7 +63,9 @@ class Service(Offers):
     as URLs, each with a bound of its own; by default there is `primary`, at `PUSHSVC_DATABASE_URL`. `callback_url`
     is where the last event of every job is POSTed that does not name a URL of its own; by default
     `PUSHSVC_CALLBACK_URL`. `session_class` is the app's own `sqlalchemy.orm.Session`: queries are run as that class
-    runs them, and its listeners hear of each. Raises SettingsError for a class that chooses databases itself.
+    runs them, and its listeners hear of each. `lifespan` is an async context manager's function, which is entered
+    once in each process, web and worker, while the service runs there: what it yields is `ctx.state` of a job, and
+    `service.state` elsewhere. Raises SettingsError for a class that chooses databases itself.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Service(Offers):
         callback_url: str | None = None,
         session_class: type[Session] = Session,
         principal: Login | None = None,
+        lifespan: Lifespan | None = None,
     ) -> None:
         self.settings = Settings.from_env() if settings is None else settings
         if callback_url is not None:
@@ -87,7 +91,8 @@ class Service(Offers):
         }
         self._session_class = check_session_class(session_class)
         self._handles = itertools.count(1)
-        self._host = Host(self._own_parts, self.close, self._work_inline)
+        self.lifetime = Lifetime(lifespan, self)
+        self._host = Host(self._own_parts, self.close, self._work_inline, self.lifetime)
         self._asgi: ServiceApp | None = None
         self._login = principal
         self._catalogue = Catalogue(self.jobs, self._replay)
@@ -313,6 +318,11 @@ class Service(Offers):
         owner = f"{name} {next(self._handles)}"
         return Database(pool, owner=owner, tags=tags, pg_settings=pg_settings)
 
+    @property
+    def state(self) -> Any:
+        """What `lifespan` has yielded in this process. Raises SettingsError before the service runs in it."""
+        return self.lifetime.state
+
     async def close(self) -> None:
         """Close all connections of this process. An app made by `asgi` does so by itself."""
         if self._parts is not None:
@@ -415,11 +425,11 @@ class Service(Offers):
         self._working = parts = self._assembled(self.settings.max_jobs, hurried=False)
         parts.settle()
         try:
-            worker, courier = parts.worker(holds), parts.courier
+            worker, courier = parts.worker(holds, lambda: self.lifetime.state), parts.courier
             await parts.check()
             app = self._attached.app if self._attached is not None else None
             with self._looked_after(worker, holds, kept, end):
-                async with in_worker(app) as state:
+                async with self.lifetime.held(), in_worker(app) as state:
                     self._replayer = self._replaying(parts, state)
                     await self._work(parts, worker, courier, until)
         finally:
@@ -466,7 +476,7 @@ class Service(Offers):
     async def _work_inline(self, parts: Parts, until: asyncio.Event) -> None:
         """Run the jobs in the process that serves, beside the web half and on its parts."""
         holds = Holds.of_this_process(self.settings.max_jobs)
-        worker = parts.worker(holds)
+        worker = parts.worker(holds, lambda: self.lifetime.state)
         self._replayer = self._replaying(parts, self._attached.state if self._attached is not None else {})
         with self._looked_after(worker, holds, kept=True, end=None):
             await self._work(parts, worker, parts.courier, until)

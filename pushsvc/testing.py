@@ -43,6 +43,11 @@ async def run_job(
     The parameters go through the same validation, and the result through JSON. Raises UnknownJob,
     InvalidParams, JobTimedOut, JobFailed for a result without a JSON form, and whatever the job raises.
     """
+    async with service.lifetime.held():
+        return await _run(service, job, user, tenant, params)
+
+
+async def _run(service: Service, job: str, user: str | None, tenant: str, params: dict[str, Any]) -> JobRun:
     spec = service.jobs.get(job)
     arguments = spec.arguments(spec.validate(params))
     progress: list[Progress] = []
@@ -73,6 +78,7 @@ async def run_job(
         ),
         tell=tell,
         pg_settings=spec.pg_settings,
+        state=service.state,
     )
     if spec.context is not None:
         arguments[spec.context] = context
@@ -99,7 +105,7 @@ async def rolled_back(service: Service) -> AsyncIterator[None]:
     those started in it, for jobs by `run_job`, and for endpoints called in the same task, as
     `httpx.ASGITransport` does. Raises Unavailable when a database is not there.
     """
-    async with AsyncExitStack() as stack:
+    async with service.lifetime.held(), AsyncExitStack() as stack:
         for pool in service.parts.databases.values():
             database = await stack.enter_async_context(Database(pool, owner="rolled back", inline=True))
             transaction = await stack.enter_async_context(database.transaction())

@@ -65,7 +65,7 @@ class Worker:
         holds: Holds,
         bus: str | LocalBus | None = None,
         submit: Callable[[JobContext, CallOptions], Submit] | None = None,
-        state: Any = None,
+        state: Callable[[], Any] = lambda: None,
     ) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{new_job_id()[-6:]}"
         self._registry = registry
@@ -325,7 +325,7 @@ class Worker:
             tell=tell,
             pg_settings=self._registry.get(job.name).pg_settings,
             parent=claim.parent,
-            state=self._state,
+            state=self._state(),
             submit=self._submit,
             lend=self._places.lent,
         )

@@ -402,6 +402,7 @@ TASKS = {
     "jobs/attempt.py Attempt._bounded": "the call raises nothing; what is left to close is contained",
     "dev/working.py _run": "awaited there",
     "jobs/handle.py Handle.progress": "awaited there",
+    "lifetime.py Lifetime._enter": "awaited there, and at its end",
 }
 """Where tasks are made, and who hears of what is raised in them."""
 
