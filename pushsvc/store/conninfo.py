@@ -120,12 +120,18 @@ class Conninfo:
             raise SettingsError(f"{setting}: {error}") from None
 
     async def connect(
-        self, *, session: str | None = None, statement_cache_size: int = 100, **options: Any
+        self,
+        *,
+        session: str | None = None,
+        within: float | None = None,
+        statement_cache_size: int = 100,
+        **options: Any,
     ) -> DriverConnection:
         """A connection; `options` are `asyncpg.connect`'s, and give way to what the URL says of them.
 
         `session`, commands, is run in the session, with `{direct}` in it standing for whether it is ours alone: where
-        it is not, they must do nothing. Nor are `server_settings` in force, or statements kept, where it is `pooled`.
+        it is not, they must do nothing. `within` is how many seconds that may take: a pooler may let us wait. Where
+        the connection is `pooled`, `server_settings` are not in force, and no statement is kept.
         Raises OSError, TimeoutError or asyncpg's errors; SettingsError where files or values of the URL that only
         now are looked at, such as certificates, are of no use.
         """
@@ -133,8 +139,8 @@ class Conninfo:
         try:
             if session is not None and self.pooler != "transaction":
                 ours = "true" if self.pooler == "session" else f"pg_backend_pid() = {connection.get_server_pid()}"
-                await connection.execute(session.format(direct=ours), timeout=options.get("timeout"))
-            connection.pooled = await is_pooled(connection, self.pooler)
+                await connection.execute(session.format(direct=ours), timeout=within)
+            connection.pooled = await is_pooled(connection, self.pooler, within)
             if not connection.pooled:
                 connection.keep_statements(statement_cache_size)
         except BaseException:

@@ -66,7 +66,9 @@ class Ear:
 
     async def _connect(self, heard: Callable[[], None]) -> None:
         self._lost = lost = asyncio.Event()
-        connection = await self._conninfo.connect(session=ADJUST, server_settings=SETTINGS, timeout=CONNECT_WITHIN)
+        connection = await self._conninfo.connect(
+            session=ADJUST, within=CONNECT_WITHIN, server_settings=SETTINGS, timeout=CONNECT_WITHIN
+        )
         self._connection = connection
         if connection.pooled:
             return

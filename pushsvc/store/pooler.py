@@ -50,12 +50,24 @@ class DriverConnection(_Driver):
         return await inherited._introspect_types(typeoids, timeout)
 
 
-async def is_pooled(connection: DriverConnection, mode: PoolerMode) -> bool:
-    """Whether its transactions may run in different sessions. A pooler greets with a process id of its own."""
+async def is_pooled(connection: DriverConnection, mode: PoolerMode, within: float | None = None) -> bool:
+    """Whether its transactions may run in different sessions, asked within so many seconds. A pooler greets with a
+    process id of its own."""
     if mode != "auto":
         return mode == "transaction"
     # With nothing kept, the driver sends a statement's text again when it runs it: whichever session that is in.
-    return bool(await connection.fetchval("SELECT pg_catalog.pg_backend_pid()") != connection.get_server_pid())
+    process = await connection.fetchval("SELECT pg_catalog.pg_backend_pid()", timeout=within)
+    return bool(process != connection.get_server_pid())
+
+
+def mistaken_mode(error: BaseException) -> SettingsError | None:
+    """What to say where the pooler allows no transactions at all."""
+    if isinstance(error, asyncpg.PostgresConnectionError) and "statement pooling" in str(error):
+        return SettingsError(
+            "the database URL can't be used: the pooler in front of the server is in statement mode, which allows no"
+            " transactions; set pool_mode = transaction"
+        )
+    return None
 
 
 def refused_parameter(error: BaseException) -> str | None:

@@ -16,7 +16,7 @@ from ..domain import DEFAULT_DEPLOYMENT
 from ..errors import Unavailable
 from .conninfo import Conninfo
 from .faults import Refused, described, is_away, is_closed_to_us, is_lost, is_read_only
-from .pooler import DriverConnection, PoolerMode
+from .pooler import DriverConnection, PoolerMode, mistaken_mode
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -269,7 +269,7 @@ class Postgres:
             if (wait := self._not_before - loop.time()) > 0:
                 await asyncio.sleep(wait)
             try:
-                connection = await self._conninfo.connect(session=ADJUST, **options)
+                connection = await self._conninfo.connect(session=ADJUST, within=CONNECT_WITHIN, **options)
                 try:
                     if self._identity is None:
                         self._identity = await _identify(connection)
@@ -305,7 +305,10 @@ def _pooled(connection: Connection) -> bool:
 
 
 async def _in_transaction(connection: Connection, work: Callable[[Connection], Awaitable[T]]) -> T:
-    await connection.execute(BEGIN_ADJUSTED if _pooled(connection) else BEGIN)
+    try:
+        await connection.execute(BEGIN_ADJUSTED if _pooled(connection) else BEGIN)
+    except asyncpg.PostgresConnectionError as error:
+        raise mistaken_mode(error) or error from None
     try:
         result = await work(connection)
     except Exception:

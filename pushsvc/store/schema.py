@@ -15,7 +15,7 @@ from ..domain import DEFAULT_DEPLOYMENT
 from ..errors import SettingsError, Unavailable, causes
 from .conninfo import Conninfo
 from .faults import described, is_away, is_lost
-from .pooler import PoolerMode
+from .pooler import PoolerMode, mistaken_mode
 from .postgres import SETTINGS, UNBOUNDED, Postgres, adjusting
 from .tables import SCHEMA
 
@@ -96,6 +96,8 @@ def _mistake(error: BaseException) -> str | None:
         return f"PUSHSVC_DATABASE_URL: {error}; create it, as with `createdb`, or correct the name"
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
         return f"PUSHSVC_DATABASE_URL: {error}; correct the user or the password"
+    if (mode := mistaken_mode(error)) is not None:
+        return str(mode)
     return None
 
 

@@ -121,6 +121,16 @@ async def test_a_parameter_of_the_url_that_a_pooler_does_not_take_is_named(
             await postgres.fetch("SELECT 1")
 
 
+async def test_a_pooler_that_allows_no_transactions_is_refused(postgres_url: str, empty_database_url: str) -> None:
+    with pgbouncer(postgres_url, mode="statement") as pooler:
+        url = pooler.url(empty_database_url)
+        with pytest.raises(SettingsError, match="pool_mode = transaction"):
+            await migrate(url)
+        async with Postgres(url) as postgres:
+            with pytest.raises(SettingsError, match="pool_mode = transaction"):
+                await check_schema(postgres, url)
+
+
 # The service's own tables
 
 
