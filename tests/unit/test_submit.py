@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
+import asyncpg
 import pytest
 from pydantic import Field
 
@@ -416,3 +417,26 @@ async def test_a_job_that_runs_in_a_test_says_that_it_has_nobody_to_submit_to(se
     with pytest.raises(SettingsError, match="nothing can be submitted"):
         await run_job(service, "parent")
     await service.close()
+
+
+async def test_submitting_from_python_needs_no_redis_when_all_is_in_one_process(settings: Settings) -> None:
+    """PUSHSVC_BACKEND=inline: handles, children and transactions go by the bus of the process."""
+    inline = Settings.model_validate(settings.model_dump() | {"backend": "inline", "redis_url": None})
+    service = Service(settings=inline)
+
+    @service.job
+    async def child(ctx: JobContext, n: int) -> int:
+        await ctx.progress(0.5, "half")
+        return n
+
+    @service.job
+    async def parent(ctx: JobContext) -> int:
+        return await (await ctx.submit(child, 3)).result()
+
+    async with service.running():
+        assert await soon((await service.submit(parent)).result()) == 3
+        connection = await asyncpg.connect(settings.need("database_url"))
+        async with connection.transaction():
+            handle = await service.options(session=connection).submit(child, 4)
+        assert await soon(handle.result()) == 4
+        await connection.close()
