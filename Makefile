@@ -70,9 +70,9 @@ $(VENV)/demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(PIP) install -c constraints.txt -e '.[demo]'
 	@touch $@
 
-$(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/dev: $(VENV)/bin/python pyproject.toml client_py/pyproject.toml constraints.txt
 	@echo "installing pushsvc, its engines and its tools (some minutes at the first time)"
-	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@$(PIP) install -c constraints.txt -e '.[dev]' -e client_py
 	@touch $@
 
 client_js/node_modules/.installed: client_js/package.json client_js/package-lock.json

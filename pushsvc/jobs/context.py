@@ -86,6 +86,7 @@ class JobContext:
         self._message = ""
         self._told_at = 0.0
         self._teller: asyncio.Task[None] | None = None
+        self._untold = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -225,16 +226,20 @@ class JobContext:
         self._schedule()
 
     def _schedule(self) -> None:
+        self._untold = True
         if not self._closed and (self._teller is None or self._teller.done()):
             self._teller = asyncio.create_task(self._tell_soon())
 
     async def _tell_soon(self) -> None:
-        """Tell at once, or when the last telling is `PROGRESS_EVERY` ago; what came meanwhile is in it."""
+        """Tell at once, or when the last telling is `PROGRESS_EVERY` ago; what came meanwhile is in it, and what
+        comes while it is being told is told after that."""
         with tolerated("telling progress"):
-            await asyncio.sleep(max(0.0, self._told_at + PROGRESS_EVERY - time.monotonic()))
-            self._told_at = time.monotonic()
-            queries: tuple[Mapping[str, Any], ...] = tuple(self.queries)
-            await self._tell(Progress(self.id, self._value, self._message, queries))
+            while self._untold:
+                await asyncio.sleep(max(0.0, self._told_at + PROGRESS_EVERY - time.monotonic()))
+                self._told_at = time.monotonic()
+                self._untold = False
+                queries: tuple[Mapping[str, Any], ...] = tuple(self.queries)
+                await self._tell(Progress(self.id, self._value, self._message, queries))
 
     async def close(self) -> None:
         """At the job's end: no query of it runs on, no progress comes after its result."""

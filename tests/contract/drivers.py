@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import pushsvc_client as client
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from pushsvc.domain import Cursor, Position, format_cursor
-from pushsvc.wire import SUBPROTOCOL
+from pushsvc.wire import SUBPROTOCOL, dump
 
 from .kit import soon, until
 from .node import Node
@@ -332,6 +333,53 @@ def small_polls(node: Node, sub: str = "me", **claims: Any) -> Subscriber:
     return LongPollSubscriber(node, sub, limit=7, **claims)
 
 
+class ClientSubscriber(Subscriber):
+    """The Python client's events, by the transport that it is told to use. Its cursor is that of the last item."""
+
+    way = "websocket"
+
+    async def open(self, channels: Sequence[str], cursor: str | None) -> None:
+        self._client = client.AsyncClient(self._node.http, self._token, http=self._http, transports=[self.way])
+        names = [self._inbox, *channels]
+        self._stream = self._client.events(names, cursor, device=self._device)
+        try:
+            await soon(self._stream.__aenter__())
+        except client.RequestError as error:
+            raise AssertionError(error.code) from error
+
+    @property
+    def cursor(self) -> str:
+        return self._stream.cursor or ""
+
+    async def _next(self) -> Item:
+        """The client comes back by itself to a node that is there again; what it hears, it has decoded."""
+        item = await soon(anext(self._stream))
+        event = written(item) if isinstance(item, client.Event) else None
+        return Item(item.channel, str(item.position), event)
+
+    async def ack(self) -> None:
+        await self._stream.ack()
+
+    async def close(self) -> None:
+        await self._client.close()
+        await super().close()
+
+
+def written(event: client.Event) -> bytes:
+    """The event's JSON, written again of what the client has read."""
+    names = ("id", "type", "job", "name", "version", "at", "final")
+    members = {name: value for name in names if (value := getattr(event, name)) not in (None, "")}
+    return dump(members | {"data": event.data})
+
+
+class ClientStreamSubscriber(ClientSubscriber):
+    way = "sse"
+
+
+class ClientPollSubscriber(ClientSubscriber):
+    way = "longpoll"
+
+
 TRANSPORTS: dict[str, tuple[str, Callable[..., Subscriber]]] = {
     "websocket direct": ("direct", WebSocketSubscriber),
     "websocket asgi": ("asgi", WebSocketSubscriber),
@@ -341,6 +389,13 @@ TRANSPORTS: dict[str, tuple[str, Callable[..., Subscriber]]] = {
     "polling": ("asgi", PollingSubscriber),
 }
 """By name: which node serves it, and its driver."""
+
+CLIENTS: dict[str, tuple[str, Callable[..., Subscriber]]] = {
+    "Python client, websocket": ("direct", ClientSubscriber),
+    "Python client, event stream": ("asgi", ClientStreamSubscriber),
+    "Python client, long-poll": ("direct", ClientPollSubscriber),
+}
+"""The same of the Python client. It decodes events: bytes are compared without it. It comes back by itself."""
 
 
 async def take(subscriber: Subscriber, count: int) -> list[Item]:

@@ -11,12 +11,12 @@ import pytest
 
 from pushsvc import wire
 
-from .drivers import TRANSPORTS, Item, WebSocketSubscriber, take
+from .drivers import CLIENTS, TRANSPORTS, Item, WebSocketSubscriber, take
 from .kit import soon, succeeded
 from .world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-each_transport = pytest.mark.parametrize("transport", TRANSPORTS)
+each_transport = pytest.mark.parametrize("transport", TRANSPORTS | CLIENTS)
 
 
 def numbers(items: Sequence[Item]) -> list[Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .drivers import TRANSPORTS, Subscriber
+from .drivers import CLIENTS, TRANSPORTS, Subscriber
 from .kit import Kit
 from .node import Node
 
@@ -33,7 +33,7 @@ class World:
         **who: Any,
     ) -> Subscriber:
         """A subscriber for `me`, at its transport's node or another; `who` are its device, or its token's claims."""
-        kind, driver = TRANSPORTS[transport]
+        kind, driver = (TRANSPORTS | CLIENTS)[transport]
         subscriber = driver(node or self.nodes[kind], tenant=self.kit.tenant, **who)
         self.subscribers.append(subscriber)
         await subscriber.open(names, cursor)

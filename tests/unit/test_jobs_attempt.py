@@ -451,6 +451,31 @@ async def test_progress_is_throttled_and_the_latest_wins(bench: Bench, monkeypat
     assert "step 49" in [progress.message for progress in told]
 
 
+async def test_progress_that_comes_while_another_is_being_told_is_told_after_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing comes after the last one that would bring it along."""
+    monkeypatch.setattr(context_module, "PROGRESS_EVERY", 0.001)
+    told: list[Progress] = []
+    published = asyncio.Event()
+
+    async def job(ctx: JobContext) -> None:
+        async def tell(progress: Progress) -> None:
+            told.append(progress)
+            await published.wait()
+
+        monkeypatch.setattr(ctx, "_tell", tell)
+        await ctx.progress(0.1)
+        await until(lambda: told)
+        await ctx.progress(0.9, "last")
+        published.set()
+        await until(lambda: told[-1].message == "last")
+
+    ending, _ = await soon(bench.attempt(job).run())
+    assert isinstance(ending, Outcome)
+    assert ending.status is JobStatus.SUCCEEDED
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
 async def test_progress_beyond_the_whole_is_refused(bench: Bench, value: float) -> None:
     async def job(ctx: JobContext) -> None:
