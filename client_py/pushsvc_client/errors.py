@@ -10,7 +10,7 @@ PushsvcError
 ├── Unavailable            the service is away, or what it needs is; try again
 │   └── ConnectionFailed   nobody answered
 └── JobError               how a job ended when it did not succeed
-    ├── JobFailed  JobTimedOut  WorkerLost  JobCancelled  JobExpired
+    ├── JobFailed  ResultMismatch  JobTimedOut  WorkerLost  JobCancelled  JobExpired
 """
 
 from __future__ import annotations
@@ -200,6 +200,12 @@ class JobTimedOut(JobError):
 
     code = "job_timed_out"
     status = 504
+
+
+class ResultMismatch(JobError):
+    """The result is not what the job's signature says."""
+
+    code = "result_mismatch"
 
 
 class WorkerLost(JobError):
