@@ -44,12 +44,14 @@ class Pooler:
 
 
 @contextmanager
-def pgbouncer(url: str, *, mode: str = "transaction", size: int = 5, **settings: object) -> Iterator[Pooler]:
+def pgbouncer(
+    url: str, *, mode: str = "transaction", size: int = 5, port: int | None = None, **settings: object
+) -> Iterator[Pooler]:
     """One in front of the server of `url`, with `size` connections to each of its databases, for each user."""
     assert PROGRAM is not None
     directory = Path(tempfile.mkdtemp(prefix="pushsvc-"))
     try:
-        pooler = Pooler(_free_port(), directory / "log")
+        pooler = Pooler(port or _free_port(), directory / "log")
         account = server_account(directory)
         config = directory / "pgbouncer.ini"
         config.write_text(_config(url, pooler, mode=mode, size=size, **settings))

@@ -9,8 +9,9 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import Integer, func, literal_column, select, text
+from sqlalchemy import Integer, event, func, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import Pool as SQLAlchemyPool
 
 from pushsvc.errors import QueryError, SettingsError
 from pushsvc.queries import Database, DatabasePool
@@ -129,6 +130,48 @@ async def test_a_pooler_that_allows_no_transactions_is_refused(postgres_url: str
         async with Postgres(url) as postgres:
             with pytest.raises(SettingsError, match="pool_mode = transaction"):
                 await check_schema(postgres, url)
+
+
+async def test_a_pooler_that_ignores_what_it_is_not_told_to_set_is_seen_all_the_same(
+    postgres_url: str, empty_database_url: str
+) -> None:
+    with pgbouncer(postgres_url, ignore_startup_parameters=", ".join(SETTINGS)) as pooler:
+        async with Postgres(pooler.url(empty_database_url)) as postgres:
+            assert (await postgres.fetch("SHOW search_path"))[0][0] == "pg_catalog"
+
+
+async def test_the_service_finds_its_way_back_when_the_pooler_was_started_again(
+    postgres_url: str, empty_database_url: str
+) -> None:
+    with pgbouncer(postgres_url) as first:
+        url = first.url(empty_database_url)
+        postgres, pool = Postgres(url), DatabasePool(url)
+        db = Database(pool, owner="job")
+        assert (await postgres.fetch("SELECT 1"))[0][0] == 1
+        assert await db.async_pick(literal_column("1", Integer)) == 1
+    with pgbouncer(postgres_url, port=first.port):
+        assert (await postgres.fetch("SELECT 2", patience=30))[0][0] == 2
+        assert await db.async_pick(literal_column("2", Integer)) == 2
+        async with db.transaction():
+            assert await db.async_pick(literal_column("3", Integer)) == 3
+        await db.close()
+        await pool.close()
+        await postgres.close()
+
+
+async def test_a_listener_that_sets_up_connections_is_warned_of_once(
+    pooled_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def listener(_connection: object, _record: object) -> None: ...
+
+    event.listen(SQLAlchemyPool, "connect", listener)
+    try:
+        async with asked(pooled_url) as pool, Database(pool, owner="job") as db:
+            found = [db.async_pick(literal_column(str(n), Integer)) for n in range(3)]
+            assert [await each for each in found] == [0, 1, 2]
+    finally:
+        event.remove(SQLAlchemyPool, "connect", listener)
+    assert caplog.text.count("a listener sets up new connections") == 1
 
 
 # The service's own tables

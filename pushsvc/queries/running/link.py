@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar, cast
+from weakref import WeakSet
 
 import asyncpg
 from sqlalchemy import Connection
@@ -39,6 +40,8 @@ _REFUSALS = (
     asyncpg.UntranslatableCharacterError,
 )
 """What PostgreSQL says of a setting that it does not know, or of a value that it does not take."""
+
+_warned: WeakSet[AsyncEngine] = WeakSet()
 
 _CANCELED = asyncpg.QueryCanceledError.sqlstate
 
@@ -91,7 +94,8 @@ class Link:
             # It is kept here, and no pool of SQLAlchemy's is to look after it.
             connection.sync_connection.detach()
         link = cls(connection, cast(DriverConnection, driver), catalog)
-        if link.pooled and set_up_by_others(engine):
+        if link.pooled and set_up_by_others(engine) and engine not in _warned:
+            _warned.add(engine)
             logger.warning("a listener sets up new connections; what it sets by SET shows at others behind a pooler")
         return link
 

@@ -34,8 +34,9 @@ class DatabasePool:
 
     `url` is any PostgreSQL URL, unix sockets included (`postgresql://user@/db?host=/dir`). Raises
     SettingsError when it is not one. `session_class` is the author's own `Session`, by whose ways and listeners
-    queries are run. Belongs to one event loop at a time: when that is over, the next to ask
-    starts anew.
+    queries are run. `pooler` is what is in front of the server; `side_by_side` says that it has a connection for
+    each of ours, so that none waits for another. Belongs to one event loop at a time: when that is over, the next
+    to ask starts anew.
     """
 
     def __init__(
