@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 import asyncpg
@@ -257,3 +258,43 @@ async def test_who_is_killed_at_the_commit_loses_nothing_and_makes_nothing_up(se
             await until(done)
         else:
             assert await service.parts.store.get("default", job) is None
+
+
+async def test_of_many_transactions_those_that_are_committed_have_their_jobs_and_no_other(
+    settings: Settings, database_url: str
+) -> None:
+    """Several jobs in each, some under keys that others use at the same time, ended either way at random."""
+    service, report = made(settings)
+    choose = Random(7)
+    kept: dict[str, None] = {}
+    refused: set[str] = set()
+
+    async def transaction(number: int) -> None:
+        ids, commits = [], choose.random() < 0.5
+        connection = await pool.acquire()
+        try:
+            trial = connection.transaction()
+            await trial.start()
+            for n in range(choose.randint(1, 3)):
+                key = f"shared {number % 5}" if n == 0 and number % 3 == 0 else None
+                within = service.options(owner="me", key=key, session=connection)
+                ids.append((await within.submit(report, "JFK")).id)
+            await (trial.commit() if commits else trial.rollback())
+        finally:
+            await pool.release(connection)
+        if commits:
+            kept.update(dict.fromkeys(ids))
+        else:
+            refused.update(ids)
+
+    async with asyncpg.create_pool(database_url, min_size=4, max_size=4) as pool, working(service):
+        await asyncio.gather(*(transaction(number) for number in range(120)))
+
+        async def all_have_run() -> bool:
+            rows = await service.parts.postgres.fetch("SELECT id, status FROM pushsvc.jobs")
+            assert {row["id"] for row in rows} == set(kept)
+            return all(row["status"] == "succeeded" for row in rows)
+
+        await until(all_have_run)
+        assert refused - set(kept), "some were rolled back"
+        assert await service.parts.postgres.fetch("SELECT 1 FROM pushsvc.wakeups") == []
