@@ -47,9 +47,20 @@ def test_the_page_allows_what_its_policy_forbids_nowhere() -> None:
     assert not re.search(r"<script(?![^>]*\bsrc=)|\sstyle=|\son\w+=", text)
 
 
+def test_the_readme_shows_a_picture_of_the_page_that_is_no_burden() -> None:
+    root = Path(__file__).parents[2]
+    (name,) = re.findall(r"!\[[^\]]+\]\((docs/demo\.png)\)", (root / "README.md").read_text())
+    picture = (root / name).read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) <= 300_000
+
+
 def test_the_controls_can_be_found_by_browser_tests() -> None:
     found = set(re.findall(r'data-testid="([^"]+)"', (PAGE / "index.html").read_text()))
-    wanted = "airport month run transport offline status events waterfall charts nap fail compare inspector recovered"
+    wanted = (
+        "airport month run transport offline status events waterfall charts nap fail compare inspector recovered "
+    )
+    wanted += "share delay loss blocked network shared outbox others"
     assert set(wanted.split()) <= found
 
 

@@ -194,7 +194,7 @@ async function open() {
 
 function begin(name) {
   waterfall.begin();
-  by("waterfall-empty").hidden = false;
+  by("waterfall-empty").hidden = true;
   by("job-name").textContent = name;
   fail(null);
 }

@@ -6,7 +6,7 @@ const MOST = 60;
 /** For how long a submission may be on its way into the outbox, in ms. */
 const SAVING = 10_000;
 
-/** Event: `change`. Entries are `{key, name, params, at, id, status}`, by the job's key. */
+/** Event: `change`. Entries are `{key, name, params, at, id, status, cancelled, done}`, by the job's key. */
 export class Asked extends EventTarget {
   #client;
   #jobs = new Map(); // those that this window holds, by their key
@@ -30,6 +30,15 @@ export class Asked extends EventTarget {
     this.#hold(job);
     this.#changed(job);
     return job;
+  }
+
+  /** Take it back; what may have reached the server already is cancelled there, as soon as it can be told. */
+  cancel(key) {
+    const job = this.#jobs.get(key);
+    if (!job) return;
+    job.cancel().catch(() => {}); // it has ended, and that is told anyway
+    this.#entries.set(key, { ...this.#entries.get(key), cancelled: true });
+    this.#save();
   }
 
   /** Hold again what is on the way: what was asked before a reload, or in another window. */

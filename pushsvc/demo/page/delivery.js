@@ -15,11 +15,12 @@ export class Delivery {
   #unknown = new Map(); // job id → the cell for its latency, filled in when the 202 comes after the event
   #back = 0; // when we came back, by the page's clock
   #away = false; // whether a connection was lost in this page
+  #rows = new Map(); // key → the row of what is on the way, which stays the same, so that it keeps the focus
 
   constructor(asked) {
     this.#asked = asked;
     asked.addEventListener("change", () => this.count());
-    by("outbox").addEventListener("click", ({ target }) => asked.job(target.dataset.key)?.cancel());
+    by("outbox").addEventListener("click", ({ target }) => asked.cancel(target.dataset.key));
   }
 
   /** How the connection is. What was pushed before it was back was missed, and is recovered now. */
@@ -103,23 +104,35 @@ export class Delivery {
     }
     by("received").textContent = this.#received;
     by("outstanding").textContent = waiting.length;
-    by("outbox").replaceChildren(...waiting.map((entry) => this.#waiting(entry)));
+    const keys = new Set(waiting.map((entry) => entry.key));
+    for (const [key, row] of this.#rows) {
+      if (keys.has(key)) continue;
+      this.#rows.delete(key);
+      if (row.contains(document.activeElement)) by("events").focus();
+      row.remove();
+    }
+    for (const entry of waiting.reverse()) this.#waiting(entry);
   }
 
-  #waiting({ key, name, params, id, status }) {
+  #waiting({ key, name, params, id, status, cancelled }) {
     const job = this.#asked.job(key);
+    let row = this.#rows.get(key);
+    if (!row) {
+      const title = reportName(name, params);
+      const button = html("button", { type: "button", class: "quiet", "aria-label": `Cancel ${title}` }, "Cancel");
+      button.dataset.key = key;
+      row = html("li", {}, html("a", { class: "what" }, title), html("span", { class: "badge" }), button);
+      this.#rows.set(key, row);
+      by("outbox").prepend(row);
+    }
+    const [link, badge, button] = row.children;
     const percent = job?.latest ? ` ${Math.round(job.latest.value * 100)} %` : "";
-    const text = status === "unsent" ? "waiting to be sent" : `${status}${percent}`;
-    const title = reportName(name, params);
-    const button = html("button", { type: "button", class: "quiet", "data-key": key, "aria-label": `Cancel ${title}` });
-    button.append("Cancel");
-    return html(
-      "li",
-      {},
-      id ? html("a", { href: `#job=${id}`, class: "what" }, title) : html("span", { class: "what" }, title),
-      html("span", { class: `badge ${status === "unsent" ? "wait" : "plain"}` }, text),
-      job ? button : null,
-    );
+    const unsent = status === "unsent";
+    const text = unsent ? `waiting to be sent${cancelled ? ", then cancelled" : ""}` : `${status}${percent}`;
+    if (badge.textContent !== text) badge.textContent = text;
+    badge.className = `badge ${unsent ? "wait" : "plain"}`;
+    if (id) link.href = `#job=${id}`;
+    button.disabled = !job || !!cancelled;
   }
 
   #row(event, position, badge, ...second) {

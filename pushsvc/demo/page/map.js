@@ -93,9 +93,9 @@ function names(known, count, [x, y], at, most, width, height) {
     return { x, y, r, text: place.dest, wanted: index < count || far(place), needed: far(place) };
   });
   const home = { x, y, r: 4 };
-  // The circle that a label belongs to is no obstacle to it: a label starts beside it.
-  const wanted = points.filter((point) => point.wanted);
-  return placed(wanted, width, height, [home, ...wanted]).map(({ x, y, text }) =>
+  // What has to be named is placed first.
+  const wanted = points.filter((point) => point.wanted).sort((one, other) => other.needed - one.needed);
+  return placed(wanted, width, height, [home, ...wanted], points).map(({ x, y, text }) =>
     svg("text", { x, y, class: "place-name" }, text),
   );
 }

@@ -3,7 +3,7 @@
 import { format, html, reportName } from "./svg.js";
 
 export const GROUP = "group:flights";
-const SHOWN = 12;
+const SHOWN = 6;
 
 export class Others {
   #list;
@@ -17,13 +17,15 @@ export class Others {
   hear({ type, data }, mine) {
     const { job, guest, origin, month } = data;
     const row = this.#rows.get(job) ?? html("li");
+    if (row.dataset.type === "report.ready") return; // the log and the connection may both bring it
+    row.dataset.type = type;
     const told = {
       "report.started": "is running",
       "report.ready": `${format.whole(data.flights ?? 0)} flights, ${format.minutes(data.mean_delay ?? null)} late`,
     };
     const badge = html("span", { class: `badge ${type === "report.ready" ? "good" : "wait"}` }, told[type] ?? type);
     const who = mine ? "you" : `guest ${guest}`;
-    row.replaceChildren(html("span", { class: "what" }, reportName("airport_report", { origin, month })), who, badge);
+    row.replaceChildren(html("span", { class: "what" }, reportName("airport_report", { origin, month })), html("span", {}, who), badge);
     if (!this.#rows.has(job)) this.#list.prepend(row);
     this.#rows.set(job, row);
     while (this.#list.children.length > SHOWN) this.#list.lastChild.remove();
