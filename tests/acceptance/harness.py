@@ -26,7 +26,7 @@ from .clients import Client
 ROOT = Path(__file__).parents[2]
 TARGET = "tests.acceptance.app:service"
 SECRET = "a secret for tests only, 32 chars"
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds after which a condition counts as never coming true; only a failing test waits so long."""
 
 

@@ -142,11 +142,21 @@ async def witness(number: int, pool: DatabasePool, chance: Chance) -> str:
     return "witness"
 
 
+async def too_late(pool: DatabasePool) -> str:
+    """A cancel after the answer: how busy the machine is does not decide that there is one."""
+    db = Database(pool, owner="too late")
+    promise = db.load_async(select(literal(1)))
+    await promise
+    promise.cancel()
+    await db.close(reason="cancelled")
+    return str(db.queries[0].status)
+
+
 async def one_round(pool: DatabasePool, server: Server, chance: Chance) -> Counter[str]:
     """The cancels, and what has to hold after them."""
     everybody = [victim(number, pool, chance) for number in range(EACH)]
     everybody += [witness(number, pool, chance) for number in range(WITNESSES)]
-    fates = Counter(await asyncio.gather(*everybody))
+    fates = Counter(await asyncio.gather(*everybody, too_late(pool)))
     assert (pool.active, pool.waiting, pool.foreground.waiting) == (0, 0, 0)
     states = await server.fetch("SELECT state FROM pg_stat_activity WHERE application_name = $1", f"pushsvc {POOL}")
     assert [row["state"] for row in states] == ["idle"] * pool.connections.idle, "a backend is still busy, or lost"
@@ -200,7 +210,7 @@ async def five_hundred(url: str) -> None:
         await until(nobody)
     await connection.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert sum(fates.values()) == ROUNDS * (EACH + WITNESSES)
+    assert sum(fates.values()) == ROUNDS * (EACH + WITNESSES + 1)
     # Whatever the machine does, some came before their query started, some in its midst, some too late.
     assert min(fates["never started"], fates["cancelled"], fates["complete"]) > 0, fates
 
