@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 import uvloop
-from sqlalchemy import Integer, func, literal_column, select
+from sqlalchemy import Integer, func, literal, literal_column, select
 
 from pushsvc.dev.postgres import EmbeddedPostgres
 from pushsvc.queries import Database, DatabasePool
@@ -41,7 +41,7 @@ async def ways(stack: AsyncExitStack, url: str) -> dict[str, Way]:
     tenant = await stack.enter_async_context(Database(pool, owner="tenant", pg_settings={"app.tenant": "acme"}))
 
     def tiny(number: int, of: Database = db) -> Awaitable[object]:
-        return of.async_pick(literal_column(str(number), Integer))
+        return of.async_pick(literal(number, Integer))
 
     async def transaction(number: int) -> None:
         async with db.transaction():
