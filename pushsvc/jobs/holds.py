@@ -31,6 +31,8 @@ _CHECKSUM = struct.Struct("<I")
 _PLACE = struct.Struct("<26siddBB")
 _SIZE = _CHECKSUM.size + _PLACE.size
 _READ_AGAIN = 5
+LENT = 256
+"""Jobs that have lent their place, as they wait for others, hold leases besides: so many of them are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +54,20 @@ class Holds:
 
     def __init__(self, memory: mmap.mmap | bytearray) -> None:
         self._memory = memory
-        self._free = list(range((len(memory) - _HEAD.size) // _SIZE))
+        # They are popped from the end: the first ones are taken first.
+        self._free = list(reversed(range((len(memory) - _HEAD.size) // _SIZE)))
         self._taken: dict[str, tuple[int, Held]] = {}
 
     @classmethod
     def of_this_process(cls, places: int) -> Holds:
         """For a thread to read."""
-        return cls(bytearray(_HEAD.size + places * _SIZE))
+        return cls(bytearray(_HEAD.size + (places + LENT) * _SIZE))
 
     @classmethod
     def shared(cls, places: int) -> tuple[Holds, int]:
         """For another process to write to: what it opens with `opened`, and is to be closed here then."""
         file = _unnamed_file()
-        size = _HEAD.size + places * _SIZE
+        size = _HEAD.size + (places + LENT) * _SIZE
         os.ftruncate(file, size)
         return cls(mmap.mmap(file, size)), file
 

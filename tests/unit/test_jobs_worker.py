@@ -230,7 +230,6 @@ def test_what_a_worker_holds_is_seen_through_shared_memory() -> None:
     jobs = [held(), held(on_limit="retried", tries=3), held(on_limit="expired", version=99)]
     for job in jobs:
         worker.hold(job)
-    worker.hold(held())  # there is no place for it, which harms nobody
     assert sorted(seen.held(), key=lambda each: each.job) == sorted(jobs, key=lambda each: each.job)
     worker.keep_on(jobs[0].job)
     assert {each.until for each in seen.held() if each.job == jobs[0].job} == {math.inf}
@@ -283,3 +282,19 @@ async def test_a_context_is_refused_after_its_jobs_end(
         await until(lambda: reached(kit, job, "succeeded"))
         with pytest.raises(Exception, match=f"job keeping {job} has ended: its .* can't be used any more"):
             use(kept[0])
+
+
+def test_jobs_that_have_lent_their_places_hold_leases_besides() -> None:
+    holds = Holds.of_this_process(1)
+    jobs = [Held(new_job_id(), 1, 1.0, 1.0, "failed", 1) for _ in range(200)]
+    for job in jobs:
+        holds.hold(job)
+    assert len(holds.held()) == 200
+    more = [held() for _ in range(200)]
+    for job in more:
+        holds.hold(job)  # for some there is no place, which harms nobody
+    assert 200 < len(holds.held()) < 400
+    jobs += more
+    for job in jobs:
+        holds.drop(job.job)
+    assert holds.held() == []
