@@ -106,6 +106,7 @@ class Web(Process):
 
     def __init__(self, name: str, port: int, env: dict[str, str], log: Path, target: str = TARGET) -> None:
         super().__init__(name, ["serve", target, "--port", str(port)], env, log)
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
 
     def health(self) -> dict[str, Any]:
@@ -144,9 +145,9 @@ class Cluster:
 
     # Processes
 
-    def web(self, target: str = TARGET, **settings: object) -> Web:
-        """A web process that is ready."""
-        web = Web("web", self._port(), self.environment(settings), self._log("web"), target)
+    def web(self, target: str = TARGET, *, after: Web | None = None, **settings: object) -> Web:
+        """A web process that is ready; on the port of another that has ended, if `after` says so."""
+        web = Web("web", after.port if after else self._port(), self.environment(settings), self._log("web"), target)
         self._processes.append(web)
         wait_until(lambda: web.health().get("status") == "ok", "the web process is ready")
         return web

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pushsvc_client as client
@@ -20,6 +23,7 @@ from .node import Node, serving
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 each_way = pytest.mark.parametrize("way", ["websocket", "sse", "longpoll"])
 
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 GATES: dict[str, asyncio.Event] = {}
 
 
@@ -49,6 +53,12 @@ def add_jobs(service: Service) -> None:
             await ctx.progress(step / steps, f"step {step}")
         await GATES.setdefault(gate, asyncio.Event()).wait()
         return gate
+
+    @service.job
+    async def report(ctx: JobContext, over: int = 1000) -> dict[str, int]:
+        await ctx.progress(0.1, "three queries are running")
+        await asyncio.sleep(0.3 if over == 500 else 0)
+        return {"count": 1_000_000 - over}
 
     @service.job(coalesce=True)
     async def shared(gate: str) -> str:
@@ -372,3 +382,27 @@ async def test_the_synchronous_client_does_the_same(office: Office) -> None:
             me.submit("echo")
 
     await soon(asyncio.to_thread(work))
+
+
+async def test_the_readmes_lines_do_what_they_say(office: Office, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(client.__file__).parents[1] / "README.md").read_text()
+    blocks = [block.replace("http://127.0.0.1:8000", office.node.http) for block in PYTHON.findall(readme)]
+    synchronous, asynchronous, endpoint = blocks
+    names: dict[str, Any] = {"TOKEN": office.node.token("reader")}
+    await soon(asyncio.to_thread(exec, synchronous, names))
+    job, *progress, result = capsys.readouterr().out.splitlines()
+    assert re.fullmatch("[0-9A-Z]{26}", job)
+    assert set(progress) <= {"10% three queries are running"}
+    assert result == "{'count': 999500}"
+    code = compile(asynchronous, "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    await soon(eval(code, names))
+    counts, first = capsys.readouterr().out.splitlines()
+    assert counts == "[999990, 999980]"
+    assert first.startswith("job.succeeded user:reader@")
+    with client.Client(office.node.http, names["TOKEN"]) as me:
+        await soon(asyncio.to_thread(exec, endpoint, names | {"client": me}))
+
+
+async def test_the_readmes_first_example_is_about_ten_lines() -> None:
+    readme = (Path(client.__file__).parents[1] / "README.md").read_text()
+    assert len([line for line in PYTHON.findall(readme)[0].splitlines() if line]) <= 10
