@@ -208,8 +208,9 @@ class Service(Offers):
         endpoint, a script, a thread.
 
         What follows the function are the job's own parameters, as its signature has them, without the JobContext; a
-        type checker knows them. Whatever else is to be said of the job, `options` says. The answer is a `Handle`:
-        `id`, `status()`, `result()`, `cancel()`, `progress()`. A job can be named by its name, too.
+        type checker knows them. Whatever else is to be said of the job, `options` says. Where the job has no
+        parameter of that name it may stand here, too (`session=db`), but no type checker knows it. The answer is a
+        `Handle`: `id`, `status()`, `result()`, `cancel()`, `progress()`. A job can be named by its name, too.
 
         Raises UnknownJob, InvalidParams, BadRequest, QueueFull: nothing is stored then; Unavailable when PostgreSQL
         is away.

@@ -15,18 +15,18 @@ from ..errors import InvalidParams, ResultMismatch
 from .registry import JobSpec
 
 
-def params_of(
-    spec: JobSpec, args: Sequence[Any], kwargs: Mapping[str, Any], options: frozenset[str]
-) -> dict[str, Any]:
+def options_among(spec: JobSpec, kwargs: Mapping[str, Any], options: frozenset[str]) -> dict[str, Any]:
+    """What of the keywords is said of the job, rather than to it: `options` that the job has no parameters of."""
+    return {
+        name: kwargs[name] for name in (kwargs.keys() & options) - inspect.signature(spec.function).parameters.keys()
+    }
+
+
+def params_of(spec: JobSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters by the names that they have in JSON. Raises InvalidParams where the function could not be called
-    like this; `options` are names that somebody may have taken for parameters."""
+    like this."""
     signature = inspect.signature(spec.function)
     without = [each for each in signature.parameters.values() if each.name != spec.context]
-    if misplaced := sorted((kwargs.keys() & options) - {each.name for each in without}):
-        name = misplaced[0]
-        raise InvalidParams(
-            f"{name} is an option, and no parameter of {spec.name}: write options({name}=…).submit(…)"
-        )
     try:
         bound = signature.replace(parameters=without).bind(*args, **kwargs)
     except TypeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 from .. import wire
 from ..domain import JobId, Submission, check_name, check_subject, check_tenant
 from ..errors import BadRequest
-from .calls import params_of, result_of
+from .calls import options_among, params_of, result_of
 from .context import JobContext
 from .handle import AtHome, Handle, Office
 from .options import PRIORITIES, CallOptions, Priority, SubmitOptions
@@ -67,8 +67,9 @@ class Submit:
     async def __call__(self, job: Any, /, *args: Any, **kwargs: Any) -> Handle[Any]:
         """See `Service.submit`."""
         spec = self._registry.get(job) if isinstance(job, str) else self._registry.of(job)
-        params = params_of(spec, args, kwargs, OPTIONS)
-        given = self._options
+        beside = options_among(spec, kwargs, OPTIONS)
+        params = params_of(spec, args, {name: value for name, value in kwargs.items() if name not in beside})
+        given = _with(self._options, beside) if beside else self._options
 
         async def accepted(office: Office) -> Submission:
             return office.submitter.check(given.tenant, given.owner, spec.name, params, given.key, given.submit)
@@ -128,6 +129,14 @@ def options_of(
         None if key is None else check_name(key, "a key", 255),
         connection if session is None else session,
     )
+
+
+def _with(base: CallOptions, more: Mapping[str, Any]) -> CallOptions:
+    """The options with others of them said, too. Raises BadRequest."""
+    said: dict[str, Any] = {each.name: getattr(base.submit, each.name) for each in fields(SubmitOptions)}
+    transaction = {} if more.keys() & {"session", "connection"} else {"connection": base.transaction}
+    rest: dict[str, Any] = {"owner": None, "tenant": None, "key": base.key, "session": None, "connection": None}
+    return options_of(base, **{**rest, **said, **transaction, **more})
 
 
 async def _accept(submission: Submission, office: Office) -> str:

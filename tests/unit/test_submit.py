@@ -120,7 +120,8 @@ async def test_what_can_not_be_is_refused_and_nothing_is_stored(service: Service
     calls: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception]]] = [
         ((report,), {}, InvalidParams),
         ((report, "JFK", 2), {}, InvalidParams),
-        ((report,), {"origin": "JFK", "owner": "me"}, InvalidParams),
+        ((report,), {"origin": "JFK", "ownr": "me"}, InvalidParams),
+        ((report,), {"origin": "JFK", "owner": ""}, BadRequest),
         ((report,), {"origin": object()}, InvalidParams),
         ((foreign,), {}, UnknownJob),
         (("nothing",), {}, UnknownJob),
@@ -128,8 +129,6 @@ async def test_what_can_not_be_is_refused_and_nothing_is_stored(service: Service
     for args, kwargs, error in calls:
         with pytest.raises(error):
             await submit(*args, **kwargs)
-    with pytest.raises(InvalidParams, match="options"):
-        await submit(report, origin="JFK", key="k")
     wrong: list[dict[str, Any]] = [
         {"run_at": datetime(2030, 1, 1)},
         {"priority": "urgent"},
@@ -169,6 +168,24 @@ async def test_a_key_is_one_job_of_its_owner(service: Service) -> None:
     with pytest.raises(KeyReused):
         await mine.submit(report, "LGA")
     await service.close()
+
+
+async def test_an_option_may_stand_beside_the_parameters_where_the_job_has_none_of_its_name(service: Service) -> None:
+    @service.job
+    async def report(origin: str) -> str:
+        return origin
+
+    @service.job
+    async def lock(key: str) -> str:
+        return key
+
+    submit: Any = service.submit
+    first = await submit(report, origin="JFK", owner="alice", key="k")
+    assert (await service.options(owner="alice", key="k").submit(report, "JFK")).id == first.id
+    more: Any = service.options(owner="alice").submit
+    assert (await more(report, "JFK", key="k")).id == first.id
+    async with working(service):
+        assert await soon((await submit(lock, key="front door")).result()) == "front door"
 
 
 async def test_who_waits_has_an_end_and_the_job_goes_on(service: Service) -> None:
