@@ -161,6 +161,19 @@ async def test_two_windows_share_one_connection_and_the_other_takes_over(visitor
     await expect(second.get_by_test_id("received")).to_have_text("2", timeout=20_000)
 
 
+async def test_a_window_sends_what_another_one_left_when_it_was_closed_offline(visitors: Visitors) -> None:
+    visitor = await visitors.visitor()
+    first, second = [await visitors.window(visitor) for _ in range(2)]
+    await first.get_by_test_id("offline").click()
+    await expect(second.get_by_test_id("status")).to_contain_text("Offline")
+    await second.get_by_test_id("nap").click()
+    await expect(first.get_by_test_id("outbox")).to_contain_text("waiting to be sent")
+    await second.close()
+    await first.get_by_test_id("offline").click()
+    await expect(first.get_by_test_id("received")).to_have_text("1", timeout=20_000)
+    await expect(first.get_by_test_id("outstanding")).to_have_text("0")
+
+
 async def test_what_is_submitted_offline_waits_over_a_reload_and_runs_once(page: Page) -> None:
     await page.get_by_test_id("offline").click()
     await expect(page.get_by_test_id("status")).to_contain_text("Offline")

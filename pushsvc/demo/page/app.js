@@ -174,7 +174,7 @@ async function open() {
   if (!id) return;
   expected = null;
   inView = id;
-  begin("");
+  begin(asked.get(id)?.name ?? "");
   progress(0, "looking it up");
   const job = client.job(id);
   const hear = () => job.latest && id === inView && !job.ended && progress(job.latest.value, job.latest.message);

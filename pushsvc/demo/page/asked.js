@@ -3,8 +3,8 @@
 
 const KEPT = "pushsvc.demo.asked";
 const MOST = 60;
-/** For how long a submission may be on its way into the outbox, in ms. */
-const SAVING = 10_000;
+/** For how long a submission may be repeated with its key, in ms: the server knows keys a day longer. */
+const KNOWN = 6 * 86_400_000;
 
 /** Event: `change`. Entries are `{key, name, params, at, id, status, cancelled, done}`, by the job's key. */
 export class Asked extends EventTarget {
@@ -46,11 +46,14 @@ export class Asked extends EventTarget {
     const found = await this.#client.pending();
     for (const job of found) this.#hold(job);
     const held = new Set(found.map((job) => job.key));
-    for (const { key, id, at } of this.waiting) {
+    for (const { key, name, params, id, at, cancelled } of this.waiting) {
       if (held.has(key) || this.#jobs.has(key)) continue;
-      // It ended while nobody was here, or was taken back.
+      // It ended while nobody was here.
       if (id) this.#hold(this.#client.job(id), key);
-      else if (Date.now() - at > SAVING) this.#finish(key);
+      // Another window is just putting it into the outbox, and may be closed before it is sent. The same key is the
+      // same job.
+      else if (!cancelled && Date.now() - at < KNOWN) this.#hold(this.#client.submit(name, params, { key }));
+      else this.#finish(key);
     }
   }
 
