@@ -70,6 +70,8 @@ class Session:
         self._fails = 0
         self._cuts = 0
         self._renewed = False
+        self._brought = False
+        """Whether the present connection has brought anything: then it has worked, however short it lived."""
 
     @property
     def way(self) -> str:
@@ -149,6 +151,7 @@ class Session:
     def heard(self, item: Item) -> None:
         """It was dealt with. After its last event a job's channel has nothing more to say."""
         self._at[item.channel] = item.position
+        self._brought = True
         if isinstance(item, Event) and item.final and item.channel.startswith("job:"):
             self.drop(item.channel)
             self._channels.pop(item.channel, None)
@@ -157,7 +160,7 @@ class Session:
 
     def delivers(self) -> None:
         """A connection was accepted."""
-        self._renewed = False
+        self._renewed = self._brought = False
 
     def ended(self, end: End, chance: float) -> Again:
         """What to do. Raises the error after which coming again does not help until something has changed."""
@@ -175,7 +178,7 @@ class Session:
         if end.clean or end.closed:
             self._fails = 0
             return Again()
-        if end.lived is not None and end.lived >= STEADY:
+        if end.lived is not None and (self._brought or end.lived >= STEADY):
             self._fails = 0
         self._cuts = self._cuts + 1 if end.lived is not None and end.lived < SHORT and end.retry is None else 0
         if end.unfit or self._cuts >= CUTS:

@@ -117,6 +117,16 @@ def test_waits_grow_to_a_bound_and_begin_anew_after_a_connection_that_worked() -
     assert session.ended(End(3600.0), 1.0).after == 0.5
 
 
+def test_a_short_connection_that_brought_something_has_worked() -> None:
+    """A service that restarts again and again is come back to soon, as long as it serves in between."""
+    session = Session()
+    for offset in range(1, 6):
+        session.ended(End(error=Unavailable()), 1.0)
+        session.delivers()
+        session.heard(event(offset))
+        assert session.ended(End(1.0), 1.0).after == 0.5
+
+
 def test_a_transport_that_does_not_get_through_is_followed_by_the_next() -> None:
     session = Session()
     ways = []
