@@ -179,6 +179,7 @@ export function step(before: State, [is, ...given]: Input, now: number, chance: 
     end(s.next);
     s.on = false;
     act("timer", "retry");
+    act("timer", "upwards");
     act("status", code ? { state: "stopped", code } : { state: "off" });
   };
 

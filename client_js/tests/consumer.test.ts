@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { brotliCompressSync } from "node:zlib";
 import openapiTS, { astToString } from "openapi-typescript";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { snippets } from "./docs.js";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const VENV = join(ROOT, "../.venv/bin/python");
@@ -16,7 +17,7 @@ let project: string;
 
 const run = (command: string, ...args: string[]) => {
   try {
-    return execFileSync(command, args, { cwd: project, encoding: "utf8", stdio: "pipe" });
+    return execFileSync(command, args, { cwd: project, encoding: "utf8", stdio: "pipe", timeout: 60_000 });
   } catch (error) {
     const { stdout, stderr } = error as { stdout: string; stderr: string };
     throw new Error(stdout + stderr);
@@ -88,6 +89,7 @@ beforeAll(async () => {
   const write = (name: string, text: string) => writeFileSync(join(project, name), text);
   write("api.ts", astToString(await openapiTS(document, { defaultNonNullable: false })));
   write("app.ts", APP);
+  for (const [name, text] of Object.entries(snippets())) write(name, text);
   write("hooks.ts", HOOKS);
   write("tests.ts", TESTS);
   write("old.cts", 'import { createClient, JobError } from "pushsvc";\nexport const client = createClient({ url: "" });\nexport { JobError };\n');
@@ -100,7 +102,13 @@ afterAll(() => rmSync(project, { recursive: true, force: true }));
 describe("a user's project", () => {
   it("has types: a wrong name or parameter is a compile error, for ESM and for CommonJS", { timeout: 120_000 }, () => {
     const strict = ["--noEmit", "--strict", "--target", "es2022", "--lib", "es2023,dom,dom.iterable", "--types", "react", "--skipDefaultLibCheck"];
-    tool("tsc", ...strict, "--module", "nodenext", "app.ts", "hooks.ts", "tests.ts", "old.cts");
+    tool("tsc", ...strict, "--module", "nodenext", "--jsx", "react-jsx", "app.ts", "hooks.ts", "tests.ts", "old.cts", ...Object.keys(snippets()));
+  });
+
+  it("can do what the documentation says of tests of its own", () => {
+    const found = Object.entries(snippets()).filter(([, text]) => text.includes("scriptedServer"));
+    expect(found).toHaveLength(1);
+    expect(run("node", "--input-type=module", "-e", found[0]![1])).toBe("{ flights: 3 }\n");
   });
 
   it("bundles only what it uses", () => {

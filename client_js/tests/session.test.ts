@@ -177,6 +177,11 @@ describe("coming back", () => {
   });
 });
 
+it("leaves no timer behind when it is stopped, whatever it was doing", () => {
+  const states = [machine(), machine(2).live(), machine().live().put("wake"), machine().cut(), machine(1).live().put("want", { "group:a": "k1.1" })];
+  for (const m of states) expect([...m.put("stop").timers.keys()]).toEqual([]);
+});
+
 describe("whether it is alive", () => {
   it("is asked after thirty seconds of silence; no answer in five, and another takes its place", () => {
     const m = machine().live();
