@@ -21,7 +21,7 @@ export interface Http {
   fetch(path: string, init?: RequestInit): Promise<Response>;
   /** The JSON of an answer. Raises a RequestError, or Unavailable, also when the answer is none of ours. */
   json<T>(answer: Response | Promise<Response>): Promise<T>;
-  /** Ask until there is an answer. Raises RequestErrors, and Aborted when `going` says no. */
+  /** Ask until there is an answer, or `going` says no. Raises the RequestErrors that no other token would mend. */
   insist<T>(ask: () => Promise<T>, going: () => boolean): Promise<T>;
   /** Wait, until `hurry` at the latest. */
   sleep(ms: number): Promise<void>;
@@ -71,7 +71,8 @@ export function http({ url = "", token: source, fetch: ask }: Access): Http {
         try {
           return await ask();
         } catch (error) {
-          if (error instanceof RequestError || !going()) throw error;
+          // Who may not ask just now may do so with another token.
+          if ((error instanceof RequestError && error.status !== 401) || !going()) throw error;
           await self.sleep(backOff(fails) + 1_000 * ((error as Partial<PushsvcError>).problem?.retry_after ?? 0));
         }
       }

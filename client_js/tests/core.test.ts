@@ -129,6 +129,19 @@ describe("a job", () => {
     again.close();
   });
 
+  it("does not fail because the token is no good for a while", async () => {
+    const job = client.submit("report");
+    await settle();
+    server.answer(/result$/, () => problem(401, "unauthorized"));
+    server.finishLarge("report", [1]);
+    await settle(5_000);
+    expect(await job).toEqual([1]);
+    server.answer(/jobs\/\w+$/, () => problem(401, "unauthorized"));
+    const again = client.job(job.id!);
+    await settle(5_000);
+    expect(await again).toEqual([1]);
+  });
+
   it("is cancelled at the server, or taken back before it was sent", async () => {
     const job = client.submit("report");
     await settle();
