@@ -33,6 +33,9 @@ JITTER = 0.25
 GONE = 410
 MARGIN = 15.0
 """Seconds of lease beyond the longest attempt."""
+SOON = 0.05
+"""Seconds between two looks at the least, while something has just fallen due."""
+
 LAST_CALL = 5.0
 """Seconds for attempts to end when the process stops; those that do not are handed back."""
 SILENT_HOSTS = 1000
@@ -126,7 +129,8 @@ class Courier:
                 self._after = ""
         self._more = more or room <= 0
         following = await self._store.next_due()
-        return self._poll if following is None else min(following, self._poll)
+        # One that has fallen due since the claim counts, too; one that is held back as well, for a second.
+        return self._poll if following is None else min(max(following, SOON), self._poll)
 
     def _rooms(self) -> Mapping[str, int]:
         """How many more may be sent to the hosts that are not as free as any other."""

@@ -30,7 +30,7 @@ GATES: dict[str, asyncio.Event] = {}
 class NoFlights(JobError):
     """There are no flights."""
 
-    code = "no_flights"
+    code = "no_flights_then"
     status = 409
 
 
@@ -135,7 +135,7 @@ async def test_what_the_jobs_author_meant_for_its_submitter_is_raised(office: Of
         with pytest.raises(client.JobFailed, match="none in May") as raised:
             await soon(handle.result())
         error = raised.value
-        assert (error.code, error.status, error.problem["month"]) == ("no_flights", 409, 5)
+        assert (error.code, error.status, error.problem["month"]) == ("no_flights_then", 409, 5)
         await handle.status()
 
 

@@ -17,7 +17,10 @@ FROM pushsvc.channels c LEFT JOIN pushsvc.events e ON e.channel = c.id
 WHERE c.deployment = $1 AND c.tenant = 'default' ORDER BY c.name, e."offset"
 """
 
-JOBS = "SELECT * FROM pushsvc.jobs WHERE deployment = $1 AND tenant = 'default'"
+JOBS = """
+SELECT j.*, k.key FROM pushsvc.jobs j LEFT JOIN pushsvc.keys k ON k.deployment = j.deployment AND k.job = j.id
+WHERE j.deployment = $1 AND j.tenant = 'default'
+"""
 
 
 @dataclass(frozen=True)
