@@ -44,7 +44,7 @@ class Report:
 class NoFlights(JobError):
     """There are no flights."""
 
-    code = "no_flights"
+    code = "no_flights_asked_for"
     status = 409
 
 
