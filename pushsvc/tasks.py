@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+T = TypeVar("T")
 
 SAY_EVERY = 60.0
 """Seconds between two log lines about errors of one kind, however often they come."""
@@ -152,6 +153,22 @@ async def stop(*tasks: asyncio.Task[Any] | None) -> None:
             await asyncio.wait([task], timeout=0.1)
         if task is not None and not task.cancelled():
             task.exception()
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives, or raises. Raises TimeoutError when it has not ended after so many seconds.
+
+    For what asks a server through somebody else's client: the one cancel of an `asyncio.timeout` may be swallowed
+    there, and then the client's own patience counts (see `stop`).
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+    finally:
+        await stop(task)
 
 
 def _ends_the_task(error: BaseException) -> bool:

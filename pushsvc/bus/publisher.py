@@ -11,7 +11,7 @@ from typing import Any
 from .. import wire
 from ..domain import Channel, Position, Progress
 from ..store.batching import Batcher
-from ..tasks import tolerated
+from ..tasks import tolerated, within
 from .cluster import Cluster
 from .connection import RedisClient
 from .faults import FAULTS, away
@@ -30,8 +30,6 @@ AGAIN_AFTER = 0.5
 """Seconds until what could not be said is said again."""
 SAID_WITHIN = 1.0
 """Seconds that Redis keeps somebody waiting at most who asked for something that PostgreSQL has."""
-ASKED_AT_ONCE = 8
-"""Snapshots of progress that are asked for at a time."""
 UNSAID_LIMIT = 4 * 1024**2
 """Bytes that are kept for it."""
 
@@ -48,7 +46,6 @@ class Publisher:
         # By topic the last that could not be said: whoever hears it reads from PostgreSQL what lies before.
         self._unsaid: dict[str, bytes] = {}
         self._again: asyncio.TimerHandle | None = None
-        self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
 
     def _put(self, messages: list[Message]) -> asyncio.Future[Any]:
         places: dict[Hashable, list[Message]] = {}
@@ -132,10 +129,7 @@ class Publisher:
     async def last_progress(self, job: str) -> bytes | None:
         """The last progress of a job as its JSON; None if there is none, or Redis is away."""
         try:
-            # Fewer than the client has connections: who waits for one of those from a silent server can't be told in
-            # time that there is none.
-            async with asyncio.timeout(SAID_WITHIN), self._asking:
-                return await self._outlet.get(self._progress_key(job))
+            return await within(SAID_WITHIN, self._outlet.get(self._progress_key(job)))
         except FAULTS:
             return None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -14,13 +15,14 @@ from .. import bus, store
 from ..bus import Publisher, Queue
 from ..errors import Unavailable
 from ..store import Beats
+from ..tasks import within
 
 logger = logging.getLogger(__name__)
 
 WITHIN = 2.0
 """Seconds that each of what is asked has to answer: whoever probes gives up soon, too."""
 
-Check = Callable[[], Awaitable[object]]
+Check = Callable[[], Coroutine[Any, Any, object]]
 
 
 class Health:
@@ -60,8 +62,7 @@ class Health:
 async def _cause(check: Check) -> str | None:
     """What is wrong; None if nothing is."""
     try:
-        async with asyncio.timeout(2 * WITHIN):
-            await check()
+        await within(2 * WITHIN, check())
     except Unavailable as error:
         return str(error)
     except bus.FAULTS as error:

@@ -70,7 +70,7 @@ async def test_jobs_are_accepted_looked_at_and_cancelled_and_events_published(
             await in_time(service.publish("group:ops", "deploy.done", 1))
             ready = await in_time(client.get("/readyz"))
             assert (ready.status_code, ready.json()["causes"]) == (200, {"redis": "Redis does not answer"})
-            await in_time(asyncio.gather(*(client.get(f"/v1/jobs/{looked_at}") for _ in range(12))))
+            await in_time(asyncio.gather(*(client.get(f"/v1/jobs/{looked_at}") for _ in range(50))))
         finally:
             valkey.signal(signal.SIGCONT)
 

@@ -67,6 +67,36 @@ def test_a_loop_goes_on_whatever_a_step_raises(error: BaseException) -> None:
     asyncio.run(run())
 
 
+async def test_who_asks_within_a_time_is_told_in_time_even_where_a_cancel_is_swallowed() -> None:
+    swallowed = 0
+
+    async def deaf() -> None:
+        nonlocal swallowed
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed += 1
+            await asyncio.Event().wait()
+
+    async def answers() -> int:
+        return 7
+
+    async def fails() -> None:
+        raise OSError("away")
+
+    assert await tasks.within(60, answers()) == 7
+    with pytest.raises(OSError, match="away"):
+        await tasks.within(60, fails())
+    with pytest.raises(TimeoutError):
+        await soon(tasks.within(0.01, deaf()))
+    assert swallowed == 1
+    asking = asyncio.create_task(tasks.within(60, deaf()))
+    await asyncio.sleep(0)
+    await tasks.stop(asking)
+    assert asking.cancelled()
+    assert swallowed == 2
+
+
 async def test_a_loop_ends_when_it_is_cancelled_or_told_to() -> None:
     steps = 0
 
@@ -379,6 +409,7 @@ TASKS = {
     "webhooks/courier.py Courier._launch": "contained",
     "service.py Service._work": "awaited there; what it runs are loops",
     "tasks.py Background._keep": "forever or contained",
+    "tasks.py within": "awaited there",
     "store/batching.py Batcher.put": "gives every error to the futures of its batch",
     # Each belongs to one connection or request, gives its error to nobody else, and ends with it.
     "transports/session.py Session.received": "ends its session",
