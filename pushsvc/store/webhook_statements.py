@@ -41,7 +41,7 @@ RETURNING w.id AS webhook, w.version AS fence, w.attempts AS number, w.tries, w.
 
 NEXT_DUE = """
 SELECT extract(epoch FROM min(due_at) - now())::float AS seconds FROM pushsvc.webhooks
-WHERE deployment = $1 AND status = 'pending' AND due_at > now() - interval '1 second'
+WHERE deployment = $1 AND status = 'pending' AND due_at > now() - make_interval(secs => $2::float)
 """
 
 HAND_BACK_WEBHOOKS = """

@@ -137,9 +137,9 @@ class WebhookStore:
             event=wire.event(job, encoded(row["result"]), self._prefix),
         )
 
-    async def next_due(self) -> float | None:
-        """In how many seconds the next one falls due that is not due already."""
-        seconds: float | None = (await self._postgres.ask(sql.NEXT_DUE))[0]["seconds"]
+    async def next_due(self, since: float) -> float | None:
+        """In how many seconds the next one falls due that was not due `since` seconds ago, when a claim began."""
+        seconds: float | None = (await self._postgres.ask(sql.NEXT_DUE, since))[0]["seconds"]
         return seconds
 
     async def hand_back(self, webhooks: Sequence[DueWebhook]) -> None:

@@ -33,9 +33,6 @@ JITTER = 0.25
 GONE = 410
 MARGIN = 15.0
 """Seconds of lease beyond the longest attempt."""
-SOON = 0.05
-"""Seconds between two looks at the least, while something has just fallen due."""
-
 LAST_CALL = 5.0
 """Seconds for attempts to end when the process stops; those that do not are handed back."""
 SILENT_HOSTS = 1000
@@ -108,10 +105,12 @@ class Courier:
 
     async def _send_due(self) -> float:
         """Claim and launch all that there is room for; after how many seconds to look again."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         # Whoever ends while a claim is under way may make room that the claim did not know of.
         self._more, more = True, False
         while (room := self._places - len(self._running)) > 0:
-            rooms = self._rooms()
+            rooms, begun = self._rooms(), loop.time()
             claimed, held = await self._store.claim(self._after, room, self._each, rooms, self._lease)
             if held:
                 telemetry.emit("webhook.held", {"count": held})
@@ -128,9 +127,8 @@ class Courier:
                     break
                 self._after = ""
         self._more = more or room <= 0
-        following = await self._store.next_due()
-        # One that has fallen due since the claim counts, too; one that is held back as well, for a second.
-        return self._poll if following is None else min(max(following, SOON), self._poll)
+        following = await self._store.next_due(loop.time() - begun)
+        return self._poll if following is None else min(following, self._poll)
 
     def _rooms(self) -> Mapping[str, int]:
         """How many more may be sent to the hosts that are not as free as any other."""

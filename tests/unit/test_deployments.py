@@ -184,7 +184,7 @@ def calls(facts: Facts) -> dict[str, tuple[Any, ...]]:
         "DEVICES_OF": ("default", "me", "d1"),
         "TAKE_TICKET": ("ticket",),
         "CLAIM_WEBHOOKS": ("", 10, 10, [], [], 60.0),
-        "NEXT_DUE": (),
+        "NEXT_DUE": (0.0,),
         "HAND_BACK_WEBHOOKS": (hooks * 5, [v for v in range(1, 6) for _ in hooks]),
         "SETTLE_WEBHOOKS": (
             hooks * 5,
