@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
@@ -37,11 +38,12 @@ class Terms:
         return replace(self, name=prefix + self.name)
 
 
-class Offers:
+class Offers(ABC):
     """What has the decorator."""
 
+    @abstractmethod
     def _offer(self, function: Callable[..., Any], terms: Terms) -> None:
-        raise NotImplementedError
+        """Take the function for a job."""
 
     @overload
     def job(self, function: Function, /) -> Function: ...
