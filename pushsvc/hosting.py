@@ -252,6 +252,11 @@ class Attachment:
         self._stack = app.build_middleware_stack
         vars(app)["build_middleware_stack"] = self._with_layer
 
+    @property
+    def marked(self) -> bool:
+        """Whether an endpoint of the app may answer later."""
+        return bool(self._catalogue.options)
+
     def _with_layer(self) -> ASGIApp:
         """The app's stack with our layer outside of all, once every route is there."""
         stack = self._stack()

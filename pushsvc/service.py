@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
-from anyio import to_thread
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
 from starlette.applications import Starlette
@@ -18,37 +17,33 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from .access import DEFAULT_SCOPES, Login
-from .domain import Channel, Json, Position, Revocation, check_channel, check_name, check_subject, check_tenant
-from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Render, Replayer
-from .errors import BadRequest, SettingsError, Unavailable
-from .hosting import Attachment, Host, ServiceApp, in_worker
+from .domain import Channel, Position, Revocation, check_channel, check_name, check_subject, check_tenant
+from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Render
+from .errors import BadRequest, SettingsError
+from .hosting import Attachment, Host, ServiceApp
 from .jobs import (
     CallOptions,
     Holds,
     JobContext,
+    JobOptions,
     Jobs,
     Offers,
     Options,
-    OwnLoop,
-    Priority,
     Registry,
     Submit,
     Terms,
-    Watch,
-    Worker,
     current_job,
     options_of,
     seconds,
     spec_of,
 )
 from .lifetime import Lifespan, Lifetime
-from .ops import KEEPER_CONNECTIONS, Doctor, Examination
+from .ops import Doctor, Examination
 from .parts import Parts
 from .queries import Database, check_session_class
 from .settings import LONGEST_VALUE, Settings
-from .tasks import stop
 from .transports import REVOCATIONS, revocation_data
-from .webhooks.courier import Courier
+from .workplace import Workplace
 
 REVOCATIONS_KEPT = 400 * 86400.0
 """Seconds; a token that lives longer than this is no token but a password."""
@@ -92,14 +87,13 @@ class Service(Offers):
         self._session_class = check_session_class(session_class)
         self._handles = itertools.count(1)
         self.lifetime = Lifetime(lifespan, self)
-        self._host = Host(self._own_parts, self.close, self._work_inline, self.lifetime)
+        self._workplace = Workplace(self.settings, self._assembled, self.lifetime, lambda: self._attached)
+        self._host = Host(self._own_parts, self.close, self._workplace.work_inline, self.lifetime)
         self._asgi: ServiceApp | None = None
         self._login = principal
-        self._catalogue = Catalogue(self.jobs, self._replay)
-        self._replayer: Replayer | None = None
+        self._catalogue = Catalogue(self.jobs, self._workplace.replay)
         self._attached: Attachment | None = None
         self._parts: Parts | None = None
-        self._working: Parts | None = None
 
     def __repr__(self) -> str:
         return f"<Service {len(self.jobs)} jobs>"
@@ -177,11 +171,6 @@ class Service(Offers):
         )
         return Mark(self._catalogue, options, name)
 
-    async def _replay(self, job: JobContext, options: EndpointOptions) -> Json:
-        if self._replayer is None:
-            raise SettingsError("an endpoint's job runs in a worker of a service that is attached to an app")
-        return await self._replayer.replay(job, options)
-
     def running(self) -> AbstractAsyncContextManager[None]:
         """`async with service.running():` in the lifespan of an app that mounts `service.asgi()` by itself.
 
@@ -217,20 +206,7 @@ class Service(Offers):
         """
         return Submit(self.jobs, self._at_home, CallOptions())
 
-    def options(
-        self,
-        *,
-        owner: str | None = None,
-        tenant: str | None = None,
-        key: str | None = None,
-        run_at: datetime | None = None,
-        deadline: datetime | None = None,
-        priority: Priority = "normal",
-        channels: Sequence[str] = (),
-        callback_url: str | None = None,
-        session: Any = None,
-        connection: Any = None,
-    ) -> Options:
+    def options(self, **said: Unpack[JobOptions]) -> Options:
         """`await service.options(owner="alice", key="r-7").submit(airport_report, origin="JFK")`.
 
         `owner` hears of the job in their inbox; without one it is nobody's in particular. A `key` stands for one job
@@ -238,20 +214,7 @@ class Service(Offers):
         the service's database: a Session or a Connection of SQLAlchemy's, async or not, or a connection of asyncpg's.
         The job exists if, and only if, that is committed, and starts then. Raises BadRequest.
         """
-        given = options_of(
-            CallOptions(),
-            owner=owner,
-            tenant=tenant,
-            key=key,
-            run_at=run_at,
-            deadline=deadline,
-            priority=priority,
-            channels=channels,
-            callback_url=callback_url,
-            session=session,
-            connection=connection,
-        )
-        return Options(Submit(self.jobs, self._at_home, given))
+        return Options(Submit(self.jobs, self._at_home, options_of(CallOptions(), said)))
 
     async def _at_home(self, work: Callable[[Parts], Awaitable[T]]) -> T:
         return await self.parts.at_home(work)
@@ -343,7 +306,7 @@ class Service(Offers):
     @property
     def parts(self) -> Parts:
         """The parts of this process, put together at first use. Raises SettingsError when a URL is missing."""
-        return self._working or self._own_parts()
+        return self._workplace.parts or self._own_parts()
 
     def _own_parts(self) -> Parts:
         """Those of the web half, or of whoever calls without one."""
@@ -423,83 +386,12 @@ class Service(Offers):
         self.need_workers()
         self._need_settings(web=False)
         holds = Holds.of_this_process(self.settings.max_jobs) if holds is None else holds
-        self._working = parts = self._assembled(self.settings.max_jobs, hurried=False)
-        parts.settle()
-        try:
-            worker, courier = parts.worker(holds, lambda: self.lifetime.state), parts.courier
-            await parts.check()
-            app = self._attached.app if self._attached is not None else None
-            with self._looked_after(worker, holds, kept, end):
-                async with self.lifetime.held(), in_worker(app) as state:
-                    self._replayer = self._replaying(parts, state)
-                    await self._work(parts, worker, courier, until)
-        finally:
-            await parts.close()
-            self._working = self._replayer = None
-        if worker.spent:
-            raise Unavailable("all places are taken by jobs that were stopped and run on")
-
-    @contextmanager
-    def _looked_after(
-        self, worker: Worker, holds: Holds, kept: bool, end: Callable[[], None] | None
-    ) -> Iterator[None]:
-        """Watch the event loop from a thread, which also keeps the leases unless somebody else does."""
-        watch = Watch(holds, self.settings.lease, worker.describe)
-
-        async def look_after() -> None:
-            await asyncio.gather(watch.run(), *([] if kept else [self.keep(holds, end)]))
-
-        thread = OwnLoop("keeper", look_after)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.stop()
+        await self._workplace.work(until, holds, kept=kept, end=end)
 
     async def keep(self, holds: Holds, end: Callable[[], None] | None, *, end_first: bool = False) -> None:
         """Keep the leases of a worker while its event loop is blocked, until cancelled; `end` its process when that
         takes too long. In an event loop of its own, with connections of its own; `end_first`: from outside."""
-        parts = self._assembled(1, hurried=False, store_connections=KEEPER_CONNECTIONS)
-        try:
-            await parts.keeper(holds, end, end_first=end_first).run()
-        finally:
-            await parts.close()
-
-    def _replaying(self, parts: Parts, state: Mapping[str, Any]) -> Replayer | None:
-        """For the endpoints of an attached app, if it has any that may answer later."""
-        if self._attached is None or not self._catalogue.options:
-            return None
-        threads = to_thread.current_default_thread_limiter()
-        threads.total_tokens = max(threads.total_tokens, self.settings.max_jobs)
-        app, limit = self._attached.app, self.settings.result_limit
-        return Replayer(app, state, parts.records, parts.seals, limit)
-
-    async def _work_inline(self, parts: Parts, until: asyncio.Event) -> None:
-        """Run the jobs in the process that serves, beside the web half and on its parts."""
-        holds = Holds.of_this_process(self.settings.max_jobs)
-        worker = parts.worker(holds, lambda: self.lifetime.state)
-        self._replayer = self._replaying(parts, self._attached.state if self._attached is not None else {})
-        with self._looked_after(worker, holds, kept=True, end=None):
-            await self._work(parts, worker, parts.courier, until)
-
-    async def _work(self, parts: Parts, worker: Worker, courier: Courier, until: asyncio.Event) -> None:
-        sweeping = asyncio.create_task(parts.sweeper.run(), name="sweeper")
-        running = asyncio.create_task(worker.run(), name="worker")
-        sending = asyncio.create_task(courier.run(), name="courier")
-        beating = asyncio.create_task(parts.beats.run(), name="beats")
-        hearing = asyncio.create_task(parts.committed.run(), name="committed")
-        stopping = asyncio.create_task(until.wait())
-        try:
-            await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
-            worker.stop()
-            until_drained = asyncio.get_running_loop().time() + self.settings.drain
-            await running
-            if self._replayer is not None:
-                await self._replayer.close(max(0.0, until_drained - asyncio.get_running_loop().time()))
-            courier.stop()
-            await sending
-        finally:
-            await stop(sweeping, stopping, running, sending, beating, hearing)
+        await self._workplace.keep(holds, end, end_first=end_first)
 
     async def drain(self) -> None:
         """Send this web process' connections elsewhere, before it stops: in waves, over half of PUSHSVC_DRAIN at

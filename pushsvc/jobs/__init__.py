@@ -10,14 +10,14 @@ from .handle import Handle
 from .holds import Holds
 from .keeper import Keeper, OwnLoop
 from .offering import Jobs, Offers, Terms, seconds, spec_of
-from .options import CallOptions, Priority, SubmitOptions
+from .options import CallOptions, JobOptions, Priority, SubmitOptions, options_of
 from .publications import Publications
 from .registry import JobSpec, Registry
 from .results import Answered, encode
 from .retries import Retry
 from .signature import params_model
 from .submission import BatchRequest, JobRequest, Submitter
-from .submit import Options, Parent, Submit, options_of
+from .submit import Options, Parent, Submit
 from .sweeper import Sweeper
 from .watch import Watch
 from .worker import Worker
@@ -33,6 +33,7 @@ __all__ = [
     "Handle",
     "Holds",
     "JobContext",
+    "JobOptions",
     "JobRequest",
     "JobSpec",
     "Jobs",

@@ -6,16 +6,15 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..domain import Progress
 from ..errors import JobError, SettingsError, TransactionOpen
 from ..tasks import tolerated
 from ..text import legible
-from .options import CallOptions, Priority
+from .options import CHILD_OPTIONS, CallOptions, ChildOptions, options_of
 
 if TYPE_CHECKING:
     from ..queries import Database, QueryRecord
@@ -126,37 +125,13 @@ class JobContext:
         same child again. See `Service.submit`."""
         return self._submitting(CallOptions(tenant=self.tenant, owner=self.user))
 
-    def options(
-        self,
-        *,
-        owner: str | None = None,
-        key: str | None = None,
-        run_at: datetime | None = None,
-        deadline: datetime | None = None,
-        priority: Priority = "normal",
-        channels: Sequence[str] = (),
-        callback_url: str | None = None,
-        session: Any = None,
-        connection: Any = None,
-    ) -> Options:
+    def options(self, **said: Unpack[ChildOptions]) -> Options:
         """`await ctx.options(key="k").submit(job, …)`; see `Service.options`. A child is its parent's owner's, unless
         another is said."""
-        from .submit import Options, options_of
+        from .submit import Options
 
-        given = options_of(
-            CallOptions(tenant=self.tenant, owner=self.user),
-            owner=owner,
-            tenant=None,
-            key=key,
-            run_at=run_at,
-            deadline=deadline,
-            priority=priority,
-            channels=channels,
-            callback_url=callback_url,
-            session=session,
-            connection=connection,
-        )
-        return Options(self._submitting(given))
+        base = CallOptions(tenant=self.tenant, owner=self.user)
+        return Options(self._submitting(options_of(base, said, CHILD_OPTIONS)))
 
     def submitted(self, what: str) -> int:
         """How often this attempt has submitted the same before."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
+
+from ..domain import check_name, check_subject, check_tenant
+from ..errors import BadRequest
 
 Priority = Literal["high", "normal", "low"]
 
@@ -35,3 +38,52 @@ class CallOptions:
     owner: str | None = None
     key: str | None = None
     transaction: Any = None
+
+
+class ChildOptions(TypedDict, total=False):
+    """What may be said of a child, by `ctx.options`."""
+
+    owner: str | None
+    key: str | None
+    run_at: datetime | None
+    deadline: datetime | None
+    priority: Priority
+    channels: Sequence[str]
+    callback_url: str | None
+    session: Any
+    connection: Any
+
+
+class JobOptions(ChildOptions, total=False):
+    """What may be said of a job, by `service.options`."""
+
+    tenant: str | None
+
+
+OPTIONS = frozenset(JobOptions.__annotations__)
+CHILD_OPTIONS = frozenset(ChildOptions.__annotations__)
+
+
+def options_of(base: CallOptions, said: Mapping[str, Any], allowed: frozenset[str] = OPTIONS) -> CallOptions:
+    """The options with what is said besides; None says nothing. Raises BadRequest for what can't be so, TypeError for
+    a name that is none of the `allowed`."""
+    if unknown := sorted(said.keys() - allowed):
+        raise TypeError(f"options() got an unexpected keyword argument {unknown[0]!r}")
+    given = {name: value for name, value in said.items() if value is not None}
+    if given.keys() >= {"session", "connection"}:
+        raise BadRequest("give session= or connection=, whichever holds the transaction")
+    if given.get("priority", "normal") not in PRIORITIES:
+        raise BadRequest(f"priority is one of {', '.join(PRIORITIES)}")
+    for name in ("run_at", "deadline"):
+        if name in given and given[name].tzinfo is None:
+            raise BadRequest(f"{name} says no time zone: write datetime(…, tzinfo=UTC)")
+    if "channels" in given:
+        given["channels"] = tuple(given["channels"])
+    of_submission = {each.name for each in fields(SubmitOptions)}
+    return CallOptions(
+        replace(base.submit, **{name: value for name, value in given.items() if name in of_submission}),
+        check_tenant(given["tenant"]) if "tenant" in given else base.tenant,
+        check_subject(given["owner"]) if "owner" in given else base.owner,
+        check_name(given["key"], "a key", 255) if "key" in given else base.key,
+        given.get("session", given.get("connection", base.transaction)),
+    )

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from .. import wire
-from ..domain import JobId, Submission, check_name, check_subject, check_tenant
-from ..errors import BadRequest
+from ..domain import JobId, Submission
 from .calls import options_among, params_of, result_of
 from .context import JobContext
 from .handle import AtHome, Handle, Office
-from .options import PRIORITIES, CallOptions, Priority, SubmitOptions
+from .options import OPTIONS, CallOptions, options_of
 from .registry import JobSpec, Registry
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Submitted = Coroutine[Any, Any, Handle[R]]
-
-OPTIONS = frozenset(
-    {"owner", "tenant", "key", "session", "connection", *(each.name for each in fields(SubmitOptions))}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +63,7 @@ class Submit:
         spec = self._registry.get(job) if isinstance(job, str) else self._registry.of(job)
         beside = options_among(spec, kwargs, OPTIONS)
         params = params_of(spec, args, {name: value for name, value in kwargs.items() if name not in beside})
-        given = _with(self._options, beside) if beside else self._options
+        given = options_of(self._options, beside) if beside else self._options
 
         async def accepted(office: Office) -> Submission:
             return office.submitter.check(given.tenant, given.owner, spec.name, params, given.key, given.submit)
@@ -98,45 +92,6 @@ class Options:
 
     def __init__(self, submit: Submit) -> None:
         self.submit = submit
-
-
-def options_of(
-    base: CallOptions,
-    *,
-    owner: str | None,
-    tenant: str | None,
-    key: str | None,
-    run_at: datetime | None,
-    deadline: datetime | None,
-    priority: Priority,
-    channels: Sequence[str],
-    callback_url: str | None,
-    session: Any,
-    connection: Any,
-) -> CallOptions:
-    """Raises BadRequest for what can't be so."""
-    if session is not None and connection is not None:
-        raise BadRequest("give session= or connection=, whichever holds the transaction")
-    if priority not in PRIORITIES:
-        raise BadRequest(f"priority is one of {', '.join(PRIORITIES)}")
-    for name, moment in (("run_at", run_at), ("deadline", deadline)):
-        if moment is not None and moment.tzinfo is None:
-            raise BadRequest(f"{name} says no time zone: write datetime(…, tzinfo=UTC)")
-    return CallOptions(
-        SubmitOptions(tuple(channels), callback_url, run_at, deadline, priority),
-        base.tenant if tenant is None else check_tenant(tenant),
-        base.owner if owner is None else check_subject(owner),
-        None if key is None else check_name(key, "a key", 255),
-        connection if session is None else session,
-    )
-
-
-def _with(base: CallOptions, more: Mapping[str, Any]) -> CallOptions:
-    """The options with others of them said, too. Raises BadRequest."""
-    said: dict[str, Any] = {each.name: getattr(base.submit, each.name) for each in fields(SubmitOptions)}
-    transaction = {} if more.keys() & {"session", "connection"} else {"connection": base.transaction}
-    rest: dict[str, Any] = {"owner": None, "tenant": None, "key": base.key, "session": None, "connection": None}
-    return options_of(base, **{**rest, **said, **transaction, **more})
 
 
 async def _accept(submission: Submission, office: Office) -> str:

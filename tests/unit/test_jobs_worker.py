@@ -42,7 +42,7 @@ async def working(service: Service) -> AsyncIterator[None]:
     stop = asyncio.Event()
     task = asyncio.create_task(service.work(stop))
     try:
-        await until(lambda: service._working is not None)
+        await until(lambda: service._workplace.parts is not None)
         yield
         assert not task.done(), "the worker ended"
     finally:

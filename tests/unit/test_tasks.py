@@ -344,7 +344,7 @@ async def a_whole_service(settings: Settings) -> AsyncIterator[tuple[Service, Hu
         working = asyncio.create_task(service.work(stopping))
         hub.start()
         try:
-            await until(lambda: service._working is not None)
+            await until(lambda: service._workplace.parts is not None)
             yield service, hub
             assert not working.done(), "the worker ended"
         finally:
@@ -407,7 +407,7 @@ TASKS = {
     "jobs/worker.py Worker._launch": "contained",
     "jobs/context.py JobContext._schedule": "contained",
     "webhooks/courier.py Courier._launch": "contained",
-    "service.py Service._work": "awaited there; what it runs are loops",
+    "workplace.py Workplace._work": "awaited there; what it runs are loops",
     "tasks.py Background._keep": "forever or contained",
     "tasks.py within": "awaited there",
     "store/batching.py Batcher.put": "gives every error to the futures of its batch",
