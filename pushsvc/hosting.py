@@ -13,16 +13,15 @@ import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import FrameType, ModuleType
 from typing import Any, cast
 
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from .endpoints import (
@@ -33,6 +32,7 @@ from .endpoints import (
     Office,
     Pages,
     Render,
+    in_a_worker,
     name_places,
     need_names,
     on_handed_over,
@@ -45,9 +45,6 @@ from .transports import REVOCATIONS
 from .web import application, deny, problem_response
 
 logger = logging.getLogger(__name__)
-
-_working: ContextVar[bool] = ContextVar("pushsvc_working", default=False)
-"""Whether the app is run by a worker, which has no use for the web half."""
 
 TRY_AGAIN = 1.0
 """Seconds between two tries to start at a request, after one that failed."""
@@ -97,7 +94,7 @@ class Host:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run at least for this block. Raises SettingsError, BudgetError, Unavailable when it can't start."""
-        if _working.get():
+        if in_a_worker():
             yield
             return
         await self._start_once()
@@ -281,65 +278,6 @@ class Attachment:
             state = await stack.enter_async_context(self._lifespan(app))
             self.state.update(state or {})
             yield state
-
-
-@asynccontextmanager
-async def in_worker(app: ASGIApp | None) -> AsyncIterator[Mapping[str, Any]]:
-    """The lifespan of the app, as a server runs it, in a worker; what it yields is the state of each request.
-
-    Raises SettingsError when the app refuses to start. An app that knows no lifespan has none.
-    """
-    if app is None:
-        yield {}
-        return
-    lifespan = _Lifespan(app)
-    await lifespan.start()
-    try:
-        yield lifespan.state
-    finally:
-        await lifespan.stop()
-
-
-class _Lifespan:
-    """The server's side of the lifespan protocol (ASGI), in a task of its own, as both ends of it must be."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._told: asyncio.Queue[Message] = asyncio.Queue()
-        self._heard: asyncio.Queue[Message] = asyncio.Queue()
-        self.state: dict[str, Any] = {}
-
-    async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="pushsvc:lifespan")
-        await self._told.put({"type": "lifespan.startup"})
-        answer = await self._answer()
-        if answer.get("type") == "lifespan.startup.failed":
-            with suppress(Exception):
-                await self._task
-            raise SettingsError(f"the app does not start: {str(answer.get('message')).strip()}")
-
-    async def stop(self) -> None:
-        if not self._task.done():
-            await self._told.put({"type": "lifespan.shutdown"})
-            await self._answer()
-        try:
-            await self._task
-        except Exception:
-            logger.exception("the app's lifespan failed at its end")
-
-    async def _run(self) -> None:
-        _working.set(True)
-        scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
-        await self._app(scope, self._told.get, self._heard.put)
-
-    async def _answer(self) -> Message:
-        """What the app says next; nothing if it has ended, as one does that knows no lifespan."""
-        answer = asyncio.create_task(self._heard.get())
-        await asyncio.wait([answer, self._task], return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            answer.cancel()
-            return {}
-        return answer.result()
 
 
 def outermost(app: ASGIApp, module: ModuleType) -> ASGIApp:

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from anyio import to_thread
 
 from .domain import Json
-from .endpoints import EndpointOptions, Replayer
+from .endpoints import EndpointOptions, Replayer, in_worker
 from .errors import SettingsError, Unavailable
-from .hosting import Attachment, in_worker
+from .hosting import Attachment
 from .jobs import Holds, JobContext, OwnLoop, Watch, Worker
 from .lifetime import Lifetime
 from .ops import KEEPER_CONNECTIONS

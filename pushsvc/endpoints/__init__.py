@@ -3,6 +3,7 @@
 from .answer import AS_KEPT, Answer, Given
 from .catalogue import Catalogue
 from .layer import Layer
+from .lifespan import in_a_worker, in_worker
 from .marks import HandedOver, Mark, name_places, need_names, on_handed_over
 from .office import Office
 from .options import EndpointOptions, Otherwise
@@ -30,6 +31,8 @@ __all__ = [
     "WaitingPage",
     "assets",
     "cookies_of",
+    "in_a_worker",
+    "in_worker",
     "name_places",
     "need_names",
     "on_handed_over",

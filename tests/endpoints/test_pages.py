@@ -192,12 +192,14 @@ async def test_an_author_has_a_page_of_his_own(service: Service) -> None:
     def render(request: Request, page: WaitingPage) -> str:
         return page.html(title=f"{page.name} for {request.session['user']} <{page.state}>")
 
-    async with opened(service, app_of(service, Shop(), waiting_page=render)) as site:
+    shop = Shop()
+    async with opened(service, app_of(service, shop, waiting_page=render)) as site:
         async with site.client(headers=BROWSER) as ann:
             await ann.post("/login/ann")
             answer = await ann.get("/report/x")
             assert answer.status_code == 202
             assert "<h1>report for ann &lt;waiting&gt;</h1>" in answer.text
+            shop.open.set()
 
 
 async def test_the_page_hears_of_its_job_even_if_that_is_nobodys(service: Service) -> None:

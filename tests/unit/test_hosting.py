@@ -24,8 +24,9 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from pushsvc import Service, hosting
+from pushsvc.endpoints import in_worker
 from pushsvc.errors import SettingsError
-from pushsvc.hosting import _AtSignal, in_worker, outermost
+from pushsvc.hosting import _AtSignal, outermost
 from pushsvc.settings import Settings
 from pushsvc.tasks import stop
 

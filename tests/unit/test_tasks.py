@@ -425,8 +425,8 @@ TASKS = {
     "hosting.py Host._start_once": "awaited there",
     "hosting.py Host._start": "contained",
     "hosting.py _AtSignal.watch.start": "contained",
-    "hosting.py _Lifespan.start": "awaited by start and stop",
-    "hosting.py _Lifespan._answer": "awaited there",
+    "endpoints/lifespan.py _Lifespan.start": "awaited by start and stop",
+    "endpoints/lifespan.py _Lifespan._answer": "awaited there",
     "serving.py Server.shutdown": "awaited there",
     # A job's own: its error is the job's, or the promise's.
     "endpoints/replay.py Replayer._run": "awaited there",
