@@ -158,12 +158,13 @@ async def test_nobody_who_did_not_ask_gets_a_202(service: Service) -> None:
     async with opened(service, app_of(service, endpoint, **options)) as site, site.client() as http:
         asked = await http.get("/slow", headers={"Prefer": "wait=0"})
         assert asked.status_code == 202
+
+        async def running(count: int) -> bool:
+            return endpoint.runs == count
+
+        await until(lambda: running(1), "the first runs")
         old = asyncio.create_task(http.get("/slow"))
-
-        async def two() -> bool:
-            return endpoint.runs == 2
-
-        await until(two, "both run")
+        await until(lambda: running(2), "both run")
         assert not old.done()
         endpoint.open.set()
         assert (await old).json()[0] == 2

@@ -29,12 +29,13 @@ commands = [Command(f"child{n}", [sys.executable, "-u", "-c", code]) for n, code
 status = Supervisor(commands, grace=float(sys.argv[2])).run()
 print("returned", status)
 """
-WAITS = "import os, time; print('child', os.getpid()); time.sleep(600)"
+# In one write: two children have one pipe, and unbuffered `print` writes word by word.
+WAITS = "import os, time; os.write(1, b'child %d\\n' % os.getpid()); time.sleep(600)"
 IGNORES = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WAITS
 LINGERS = """
 import os, signal, time
 signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))
-print('child', os.getpid())
+os.write(1, b'child %d\\n' % os.getpid())
 while True: time.sleep(600)
 """
 BROKEN = "raise SystemExit(78)"
