@@ -215,11 +215,14 @@ export function step(before: State, [is, ...given]: Input, now: number, chance: 
   };
 
   const answered = ({ id, ok, error }: Extract<ServerFrame, { op?: undefined }>) => {
-    const about = s.asked[id!];
+    const { [id!]: about, ...rest } = s.asked;
     if (about === undefined) return;
+    s.asked = rest;
     if (id === s.probe) {
       s.probe = 0;
       act("timer", "answer");
+      // Answers come in order: what was asked before and has none never arrived.
+      if (Object.keys(rest).some((before) => +before < id)) return lost(s.live);
     }
     ok?.unsubscribed?.forEach((channel) => refuse(channel));
     if (ok?.cursor) located(ok.cursor);

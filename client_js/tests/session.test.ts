@@ -196,6 +196,18 @@ describe("whether it is alive", () => {
     expect(m.opened).toEqual(["websocket"]);
   });
 
+  it("has lost a subscription when it answers what was asked later", () => {
+    const m = machine().put("opened", 1).live().put("want", { "group:ops": "k1.1" });
+    const [[, , subscribe]] = m.of("send") as [Extract<Effect, ["send", ...unknown[]]>];
+    m.fire("quiet");
+    const [[, , probe]] = m.of("send") as [Extract<Effect, ["send", ...unknown[]]>];
+    expect(m.put("frame", 1, { id: probe.id, ok: {} }).of("close")).toEqual([["close", 1]]);
+
+    const answered = machine().put("opened", 1).live().put("want", { "group:ops": "k1.1" });
+    answered.put("frame", 1, { id: subscribe.id, ok: { cursor: "group:ops@k1.1" } }).fire("quiet");
+    expect(answered.put("frame", 1, { id: probe.id, ok: {} }).of("close")).toEqual([]);
+  });
+
   it("is not asked while it is heard", () => {
     const m = machine().live();
     m.after(20_000).put("frame", 1, { op: "progress", job: "j", value: 0, message: "", queries: [] });

@@ -211,12 +211,13 @@ async def test_everybody_hears_what_others_run_unless_they_would_not_tell(visito
     await expect(one.get_by_test_id("others").locator("li", has_text="JFK, Mar")).to_contain_text("you")
 
 
-async def test_nothing_is_lost_on_a_slow_network_that_lets_no_websocket_through(page: Page) -> None:
-    for switch in ("blocked", "delay"):
+@pytest.mark.timeout(300)  # it loses at random: most are done in 10 s, one in a hundred takes a minute
+async def test_nothing_is_lost_on_a_slow_network_that_loses_frames_and_lets_no_websocket_through(page: Page) -> None:
+    for switch in ("blocked", "loss", "delay"):
         await page.get_by_test_id(switch).check()
     for count in (1, 2):
         await page.get_by_test_id("run").click()
-        await expect(page.get_by_test_id("received")).to_have_text(str(count), timeout=60_000)
+        await expect(page.get_by_test_id("received")).to_have_text(str(count), timeout=120_000)
     await expect(page.get_by_test_id("outstanding")).to_have_text("0")
     await expect(page.get_by_test_id("charts")).to_contain_text("(JFK), 2013", timeout=20_000)
     await expect(page.get_by_test_id("events")).not_to_contain_text("WebSocket")

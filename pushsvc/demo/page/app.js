@@ -28,6 +28,7 @@ let expected = null; // the job that was just submitted, until its id is known
 let latest = ""; // the report that is drawn
 let countdown = 0;
 let remembered = false;
+const before = localStorage.getItem(LAST); // when this page was opened; nothing at the first visit
 const ends = new Map(); // job id → its last event and its data
 
 // Controls -----------------------------------------------------------------------------------------
@@ -141,10 +142,9 @@ async function remember() {
   if (remembered) return;
   remembered = true;
   try {
-    const last = localStorage.getItem(LAST);
     for (const { event } of await kept(GROUP)) hearOthers(event);
     const items = (await kept(inbox())).filter(({ event }) => event.final);
-    const shown = last ? items.slice(0, items.findIndex(({ event }) => event.id === last) + 1) : items;
+    const shown = items.slice(0, items.findIndex(({ event }) => event.id === before) + 1);
     delivery.history(shown.reverse());
     const report = shown.find(({ event }) => event.name === "airport_report" && !event.error);
     if (report && !latest && !location.hash) draw(report.event, await dataOf(report.event));

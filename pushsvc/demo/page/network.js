@@ -74,7 +74,7 @@ export class Network extends EventTarget {
   #open(way, line) {
     let inner;
     let over = false;
-    let last = 0;
+    let before = Promise.resolve();
     const close = () => {
       over = true;
       this.#cuts.delete(cut);
@@ -85,12 +85,10 @@ export class Network extends EventTarget {
       close();
       line.closed();
     };
-    /** In order, however long each is delayed. */
+    /** In order, however long each is delayed: timers that end in the same millisecond keep none. */
     const arrive = (act) => {
-      const now = Date.now();
-      last = Math.max(last, now + (this.settings.delay ? latency() : 0));
-      if (last <= now) act();
-      else setTimeout(() => over || act(), last - now);
+      const delayed = this.settings.delay && new Promise((done) => setTimeout(done, latency()));
+      before = before.then(() => delayed).then(() => over || act()).catch(console.error);
     };
     this.#cuts.add(cut);
     if (!this.#lets(way)) setTimeout(cut);
