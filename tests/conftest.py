@@ -15,9 +15,9 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
+import hypothesis
 import pytest
 import redis
-from hypothesis import settings
 
 from pushsvc.dev.postgres import EmbeddedPostgres
 from pushsvc.dev.valkey import EmbeddedValkey
@@ -25,9 +25,9 @@ from pushsvc.settings import Settings
 from pushsvc.store import migrate
 
 # The gate tries the same examples each time; `--hypothesis-profile=explore` others, at random.
-settings.register_profile("gate", derandomize=True, database=None, deadline=None, print_blob=False)
-settings.register_profile("explore", derandomize=False, database=None, deadline=None)
-settings.load_profile("gate")
+hypothesis.settings.register_profile("gate", derandomize=True, database=None, deadline=None, print_blob=False)
+hypothesis.settings.register_profile("explore", derandomize=False, database=None, deadline=None)
+hypothesis.settings.load_profile("gate")
 
 SECRET = "a secret for tests only, 32 chars"
 EMPTY = """
