@@ -147,7 +147,7 @@ class Queue:
         """Wait up to `timeout` seconds for a wake-up. The token names a job that was due when it was left."""
         # redis-py's own `blpop` is typed for whole seconds only.
         reply = await self._blocking.execute_command("BLPOP", self._wake, timeout)  # type: ignore[no-untyped-call]  # untyped in redis
-        return None if reply is None else reply[1].decode()
+        return None if reply is None else reply[1].decode().removeprefix(self._prefix)
 
     async def wake(self, token: str = "-") -> None:
         """Leave a token: somebody else should look at the queue."""
