@@ -280,8 +280,10 @@ class Worker:
             self.stop()
 
     def _released(self, attempt: Attempt) -> None:
-        self._stuck.discard(attempt)
-        self._places.settle()
+        # Its place is free when its task is done, unless it had kept it beyond that.
+        if attempt in self._stuck:
+            self._stuck.remove(attempt)
+            self._places.settle()
 
     async def _finish(self, outcome: Outcome, result: bytes | None) -> None:
         finished = await self._store.finish(outcome)
