@@ -166,12 +166,17 @@ def serve(
 @commands.command()
 @_target
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--queues", metavar="NAMES", help="The queues that it serves, by commas; by default all of the app's jobs."
+)
 @click.option("--alone", is_flag=True, hidden=True, help="In this very process, which somebody else starts again.")
 @click.option("--holds", type=int, hidden=True, help="The parent's file for the leases; it keeps them.")
 @_data_dir
-def worker(target: str, processes: int, alone: bool, holds: int | None, data_dir: Path) -> None:
+def worker(target: str, processes: int, queues: str | None, alone: bool, holds: int | None, data_dir: Path) -> None:
     """The worker: runs the jobs."""
     _use_dev_engines(data_dir)
+    if queues is not None:
+        os.environ[f"{PREFIX}QUEUES"] = queues
     _count_processes("worker_processes", processes)
     service, _ = load(target)
     service.need_workers()

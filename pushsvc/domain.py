@@ -14,12 +14,16 @@ from typing import Any, Literal, NewType
 from urllib.parse import quote, unquote
 
 from .errors import BadCursor, BadRequest, PushsvcError
-from .text import NAME, is_name
+from .text import NAME, is_name, is_queue
 
 JobId = NewType("JobId", str)
 
 DEFAULT_DEPLOYMENT = "arq:queue"
 """The name of a deployment that has been given none."""
+
+DEFAULT_QUEUE = "default"
+"""The queue of jobs that name none."""
+
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _JOB_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
@@ -33,6 +37,13 @@ def new_job_id() -> JobId:
 
 def is_job_id(text: str) -> bool:
     return _JOB_ID.fullmatch(text) is not None
+
+
+def check_queue(name: object, error: type[PushsvcError] = BadRequest) -> str:
+    """The name, if it can be a queue's; else raises `error`."""
+    if not isinstance(name, str) or not is_queue(name):
+        raise error("a queue's name has letters, digits, _ . - and at most 100 of them")
+    return name
 
 
 class Json:
@@ -342,6 +353,8 @@ class Submission:
     """Of one that may coalesce: by which it is cancelled, and not the others that have become the same job."""
     parent: str | None = None
     """The job that submits it, if one does."""
+    queue: str = DEFAULT_QUEUE
+    """Which workers run it: those that serve this queue."""
 
 
 @dataclass(frozen=True, slots=True)

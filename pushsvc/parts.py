@@ -28,6 +28,7 @@ from .jobs import (
     Holds,
     JobContext,
     Keeper,
+    Limited,
     Parent,
     Publications,
     Registry,
@@ -233,7 +234,11 @@ class Parts:
     @cached_property
     def sweeper(self) -> Sweeper:
         retention = Retention(self.postgres)
-        return Sweeper(self.postgres, self.store, retention, self.queue, self.announcer, self.settings)
+        return Sweeper(self.postgres, self.store, retention, self.queue, self.announcer, self.settings, self.limited)
+
+    @cached_property
+    def limited(self) -> Limited:
+        return Limited(self.jobs, self.store, self.queue)
 
     @cached_property
     def hub(self) -> Hub:
@@ -267,6 +272,7 @@ class Parts:
             settings=self.settings,
             holds=holds,
             bus=self._bus,
+            limited=self.limited,
             submit=self.child_of,
             state=state,
         )
@@ -309,7 +315,7 @@ class Parts:
 
     @cached_property
     def views(self) -> JobViews:
-        return JobViews(self.store, self.publisher, self.prefix)
+        return JobViews(self.queue, self.publisher, self.prefix, self.settings.tenant_weights)
 
     @cached_property
     def submitter(self) -> Submitter:

@@ -17,11 +17,22 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from .access import DEFAULT_SCOPES, Login
-from .domain import Channel, Position, Revocation, check_channel, check_name, check_subject, check_tenant
+from .domain import (
+    DEFAULT_QUEUE,
+    Channel,
+    Position,
+    Revocation,
+    check_channel,
+    check_name,
+    check_queue,
+    check_subject,
+    check_tenant,
+)
 from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Render
 from .errors import BadRequest, SettingsError
 from .hosting import Attachment, Host, ServiceApp
 from .jobs import (
+    PRIORITIES,
     CallOptions,
     Holds,
     JobContext,
@@ -29,6 +40,7 @@ from .jobs import (
     Jobs,
     Offers,
     Options,
+    Priority,
     Registry,
     Submit,
     Terms,
@@ -141,6 +153,8 @@ class Service(Offers):
         otherwise: Otherwise = "refuse",
         cancel_on_disconnect: bool = False,
         repeat: bool = False,
+        queue: str = DEFAULT_QUEUE,
+        priority: Priority = "normal",
     ) -> Mark:
         """Let an endpoint of the attached app answer later: an entry of `middleware=[…]` of a Starlette route or
         mount, or a decorator on the endpoint's function, under FastAPI's own.
@@ -151,13 +165,15 @@ class Service(Offers):
         again when a worker dies, unless `repeat`. Equal `GET`s in flight are one with `coalesce`; for `cache_for` a
         fresh answer is given again. With `only_if_asked` nobody gets a `202` who did not ask with `Prefer`. When the
         service can't take a request, `otherwise="run"` runs it where it came. With `cancel_on_disconnect` a client
-        that goes away cancels it.
+        that goes away cancels it. `queue` and `priority` are as a job's.
 
         Durations are seconds, or text like `"60s"`. Raises SettingsError for what is none of these.
         """
         kept = self.settings.retention if retention is None else retention
         if otherwise not in ("refuse", "run"):
             raise SettingsError("respond_async: otherwise is 'refuse' or 'run'")
+        if priority not in PRIORITIES:
+            raise SettingsError(f"respond_async: priority is one of {', '.join(PRIORITIES)}")
         options = EndpointOptions(
             wait=0.0 if wait == 0 else seconds("respond_async: wait", wait),
             timeout=seconds("respond_async: timeout", timeout),
@@ -168,6 +184,8 @@ class Service(Offers):
             otherwise=otherwise,
             cancel_on_disconnect=cancel_on_disconnect,
             repeat=repeat,
+            queue=check_queue(queue, SettingsError),
+            priority=priority,
         )
         return Mark(self._catalogue, options, name)
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 
 from .errors import SettingsError
 from .masking import mask_url
-from .text import Name, is_text
+from .text import Name, is_name, is_queue, is_text
 
 LONGEST_VALUE = 100_000
 """Characters of one setting in the environment."""
@@ -62,6 +62,27 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def _check_queues(queues: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(map(is_queue, queues)):
+        raise ValueError("a queue's name has letters, digits, _ . - and at most 100 of them")
+    return tuple(dict.fromkeys(queues))
+
+
+def _parse_weights(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    weights: dict[str, float] = {}
+    for part in filter(None, (each.strip() for each in value.split(","))):
+        tenant, equals, weight = part.rpartition("=")
+        try:
+            weights[tenant.strip()] = number = float(weight)
+        except ValueError:
+            number = 0.0
+        if not equals or not is_name(tenant.strip(), 100) or not 0.001 <= number <= 1000:
+            raise ValueError("weights are written acme=3, beta=0.5: tenants, and numbers from 0.001 to 1000")
+    return weights
+
+
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=LONGEST)]
 Bytes = Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=2**40)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_list)]
@@ -86,6 +107,10 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     queue: str = "arq:queue"
     # Left out, it is the queue's, so that services which kept apart by their queues still do.
     deployment: Name = "arq:queue"
+    # The named queues that a worker serves: all that jobs of the app are on, where none are named.
+    queues: Annotated[Names, AfterValidator(_check_queues)] = ()
+    # Shares of the workers, for tenants whose share is not one: `acme=3, beta=0.5`.
+    tenant_weights: Annotated[Mapping[str, float], BeforeValidator(_parse_weights)] = {}
     max_jobs: int = Field(default=10, ge=1, le=MOST)
     executor_concurrency: int = Field(default=4, ge=1, le=MOST)
     store_connections: int = Field(default=4, ge=2, le=MOST)

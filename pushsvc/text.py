@@ -28,6 +28,14 @@ def is_name(text: str, most: int = NAME) -> bool:
     return 0 < len(text) <= most and _CONTROL.search(text) is None
 
 
+_QUEUE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+def is_queue(text: str) -> bool:
+    """Whether it can be a queue's name."""
+    return _QUEUE.fullmatch(text) is not None
+
+
 def legible(text: str, most: int) -> str:
     """The text as it may be stored, sent and logged: what is not text is escaped, what is beyond `most` bytes is cut.
 

@@ -1,21 +1,15 @@
-"""The bus and the queue of a process that does everything itself (PUSHSVC_BACKEND=inline), without Redis.
+"""The bus of a process that does everything itself (PUSHSVC_BACKEND=inline), without Redis.
 
-They hold what this process knows, and nothing that PostgreSQL does not: what is lost with it, or belongs to another
-process, the sweeper finds.
+It holds what this process knows, and nothing that PostgreSQL does not.
 """
 
 from __future__ import annotations
 
-import asyncio
-import heapq
 import time
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Sequence
 
 from .link import Ear, Ears
 from .outlet import Message
-from .queue import Claimed, Queue, Queued
 from .subscriber import Subscriber
 
 
@@ -95,85 +89,3 @@ def listen(
 ) -> Subscriber:
     """Who hears a bus: that of a Redis, by its URL, or that of this process, which is never lost."""
     return LocalSubscriber(bus, ears) if isinstance(bus, LocalBus) else Subscriber(bus, ears, on_connected, on_lost)
-
-
-class LocalQueue(Queue):
-    """The jobs that this process knows to be waiting: by when they are due, once claimed by when their lease ends."""
-
-    def __init__(self) -> None:
-        self._due: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []
-        self._tokens: deque[str] = deque()
-        self._something = asyncio.Event()
-        self._marked = False
-
-    async def check(self) -> None:
-        """It is there."""
-
-    def _put(self, job: str, due: float) -> None:
-        self._due[job] = due
-        heapq.heappush(self._heap, (due, job))
-
-    async def enqueue(self, jobs: Sequence[Queued]) -> None:
-        for job in jobs:
-            if job.id not in self._due:
-                self._put(job.id, job.due)
-                if job.due <= time.time() and not self._tokens:
-                    await self.wake(job.id)
-
-    async def claim(self, limit: int, lease: float, worker: str, first: str | None = None) -> Claimed:
-        now, ids = time.time(), []
-        if first is not None and self._due.get(first, now + 1) <= now:
-            ids.append(first)
-        while self._heap and len(ids) < limit and self._heap[0][0] <= now:
-            due, job = heapq.heappop(self._heap)
-            if self._due.get(job) == due and job not in ids:
-                ids.append(job)
-        for job in ids:
-            self._put(job, now + lease)
-        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return Claimed(ids, max(self._heap[0][0] - now, 0.0) if self._heap else None)
-
-    async def renew(self, jobs: Sequence[str], lease: float, worker: str) -> None:
-        for job in jobs:
-            if job in self._due:
-                self._put(job, time.time() + lease)
-
-    async def release(self, jobs: Sequence[tuple[str, float]]) -> None:
-        for job, delay in jobs:
-            self._put(job, time.time() + delay)
-        await self.wake()
-
-    async def finish(self, jobs: Iterable[tuple[str, bytes]]) -> None:
-        for job, _ in jobs:
-            self._due.pop(job, None)
-
-    async def missing(self, jobs: Sequence[str]) -> list[str]:
-        return [job for job in jobs if job not in self._due]
-
-    async def marked(self) -> bool:
-        return self._marked
-
-    async def mark(self) -> None:
-        self._marked = True
-
-    async def token(self, timeout: float) -> str | None:
-        if not self._tokens:
-            self._something.clear()
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._something.wait(), timeout)
-        return self._tokens.popleft() if self._tokens else None
-
-    async def wake(self, token: str = "-") -> None:
-        self._tokens.append(token)
-        self._something.set()
-
-    async def taken(self, token: str, timeout: float) -> float | None:
-        return 0.0
-
-    async def forget(self, jobs: Sequence[str]) -> None:
-        await self.finish([(job, b"") for job in jobs])
-
-    def result_of(self, job: str, name: str, success: bool, href: str) -> bytes:
-        return b""

@@ -1,10 +1,14 @@
--- Give claimed jobs back: they are due again at the given score. A due one wakes a worker.
--- KEYS: queue, wake list. ARGV: now (ms), then for each job: id, score (ms).
-local due
+-- Give claimed jobs back: they are due again at the given time. A due one wakes a worker.
+-- KEYS: queue. ARGV: now (ms), then for each job: id, due (ms).
+local now = tonumber(ARGV[1])
 for i = 2, #ARGV, 2 do
-  redis.call('DEL', 'arq:in-progress:' .. ARGV[i])
-  redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
-  if tonumber(ARGV[i + 1]) <= tonumber(ARGV[1]) then due = due or ARGV[i] end
+  local id, at = ARGV[i], tonumber(ARGV[i + 1])
+  redis.call('DEL', 'arq:in-progress:' .. id)
+  -- One of which Redis has forgotten everything is the sweeper's.
+  if redis.call('ZADD', queue, 'XX', 'CH', at, id) == 1 and at <= now then
+    local job = about(id)
+    make_ready(id, job)
+    wake(job.queue)
+  end
 end
-if due and redis.call('LLEN', KEYS[2]) == 0 then redis.call('RPUSH', KEYS[2], due) end
 return redis.status_reply('OK')

@@ -56,6 +56,8 @@ class Catalogue:
                 coalesce=options.coalesce,
                 params=RecordReference,
                 context="ctx",
+                queue=options.queue,
+                priority=options.priority,
                 recorded=True,
             )
         )

@@ -16,7 +16,7 @@ from ..access import Logins
 from ..domain import SERVICE_CALLBACK, Job, JobId, Principal, Submission, new_job_id
 from ..errors import AlreadyFinished, BadRequest, Gone, NotFound, PushsvcError, Unavailable, UnknownJob
 from ..hub import Hub
-from ..jobs import Canceller, Registry, Submitter
+from ..jobs import PRIORITIES, Canceller, Registry, Submitter
 from ..settings import Settings
 from ..store import JobStore, RecordStore
 from ..transports import until_ended
@@ -157,6 +157,8 @@ class Office:
             timeout=options.timeout,
             retention=options.retention,
             max_attempts=1,
+            queue=options.queue,
+            priority=PRIORITIES[options.priority],
             callback_url=SERVICE_CALLBACK if self.settings.callback_url else None,
             key=None if key is None else keyed,
             digest=digest,

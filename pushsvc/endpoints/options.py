@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ..domain import DEFAULT_QUEUE
+from ..jobs import Priority
+
 Otherwise = Literal["refuse", "run"]
 
 
@@ -25,3 +28,5 @@ class EndpointOptions:
     cancel_on_disconnect: bool = False
     repeat: bool = False
     """Whether a method that changes something may be run again when a worker dies."""
+    queue: str = DEFAULT_QUEUE
+    priority: Priority = "normal"

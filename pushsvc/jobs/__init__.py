@@ -9,8 +9,9 @@ from .following import Follower
 from .handle import Handle
 from .holds import Holds
 from .keeper import Keeper, OwnLoop
+from .limited import Limited
 from .offering import Jobs, Offers, Terms, seconds, spec_of
-from .options import CallOptions, JobOptions, Priority, SubmitOptions, options_of
+from .options import PRIORITIES, CallOptions, JobOptions, Priority, SubmitOptions, options_of
 from .publications import Publications
 from .registry import JobSpec, Registry
 from .results import Answered, encode
@@ -23,6 +24,7 @@ from .watch import Watch
 from .worker import Worker
 
 __all__ = [
+    "PRIORITIES",
     "Announcer",
     "Answered",
     "BatchRequest",
@@ -38,6 +40,7 @@ __all__ = [
     "JobSpec",
     "Jobs",
     "Keeper",
+    "Limited",
     "NoJob",
     "Offers",
     "Options",

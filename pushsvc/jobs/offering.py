@@ -8,15 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
+from ..domain import DEFAULT_QUEUE, check_queue
 from ..errors import PushsvcError, SettingsError
 from ..queries import PgSettings
 from ..settings import LONGEST, parse_duration
 from .context import PgSettingsFor
+from .options import PRIORITIES, Priority
 from .registry import JobSpec
 from .retries import retries_of
 from .signature import params_model
 
 MOST_ATTEMPTS = 1000
+MOST_RUNNING = 1_000_000
 
 Function = TypeVar("Function", bound=Callable[..., object])
 RetryFor = type[Exception] | tuple[type[Exception], ...] | Mapping[type[Exception], Any] | None
@@ -33,6 +36,10 @@ class Terms:
     coalesce: bool
     pg_settings: PgSettingsFor
     retry: RetryFor
+    queue: str
+    priority: Priority
+    max_running: int | None
+    max_running_each: int | None
 
     def named(self, prefix: str) -> Terms:
         return replace(self, name=prefix + self.name)
@@ -59,6 +66,10 @@ class Offers(ABC):
         coalesce: bool = False,
         pg_settings: PgSettingsFor = None,
         retry: RetryFor = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: Priority = "normal",
+        max_running: int | None = None,
+        max_running_each: int | None = None,
     ) -> Callable[[Function], Function]: ...
 
     def job(
@@ -72,6 +83,10 @@ class Offers(ABC):
         coalesce: bool = False,
         pg_settings: PgSettingsFor = None,
         retry: RetryFor = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: Priority = "normal",
+        max_running: int | None = None,
+        max_running_each: int | None = None,
     ) -> Any:
         """Make a function a job: `async def`, or `def`, which runs in a thread.
 
@@ -81,13 +96,28 @@ class Offers(ABC):
         JobContext, are settings of PostgreSQL's, `role` included, which hold for all that the job asks of its
         databases. `retry` says after which errors it is tried again, and when: `(TimeoutError, OSError)`, after those
         only; `{TimeoutError: "30s", ValueError: False}`, in so many seconds after the one, and not after the other;
-        the rest as ever, after a second, then two, four and so on, up to a minute. The function itself stays as it
-        is. Raises SettingsError when its signature can't be filled from JSON by name.
+        the rest as ever, after a second, then two, four and so on, up to a minute. `queue` says which workers run it,
+        `priority` what comes first among one owner's jobs; a submission may say otherwise. `max_running` is how many
+        of it run at once over all workers, `max_running_each` how many of them for one owner; the others wait. The
+        function itself stays as it is. Raises SettingsError when its signature can't be filled from JSON by name.
         """
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             own = str(name or getattr(function, "__name__", ""))
-            self._offer(function, Terms(own, timeout, retention, max_attempts, coalesce, pg_settings, retry))
+            said = Terms(
+                own,
+                timeout,
+                retention,
+                max_attempts,
+                coalesce,
+                pg_settings,
+                retry,
+                queue,
+                priority,
+                max_running,
+                max_running_each,
+            )
+            self._offer(function, said)
             return function
 
         return register if function is None else register(function)
@@ -123,6 +153,8 @@ def spec_of(function: Callable[..., Any], terms: Terms, retention: float) -> Job
     params, context = params_model(job, function)
     if not isinstance(tries, int) or not 1 <= tries <= MOST_ATTEMPTS:
         raise SettingsError(f"job {job}: max_attempts is a number from 1 to {MOST_ATTEMPTS}")
+    if terms.priority not in PRIORITIES:
+        raise SettingsError(f"job {job}: priority is one of {', '.join(PRIORITIES)}")
     if terms.retry is not None and tries == 1:
         raise SettingsError(f"job {job}: retry says when to try again, and max_attempts=1 that it is tried once")
     return JobSpec(
@@ -136,7 +168,19 @@ def spec_of(function: Callable[..., Any], terms: Terms, retention: float) -> Job
         context=context,
         pg_settings=_settings_of_queries(job, terms.pg_settings),
         retries=retries_of(job, terms.retry),
+        queue=check_queue(terms.queue, SettingsError),
+        priority=terms.priority,
+        max_running=_limit(f"job {job}: max_running", terms.max_running),
+        max_running_each=_limit(f"job {job}: max_running_each", terms.max_running_each),
     )
+
+
+def _limit(what: str, given: object) -> int | None:
+    if given is not None and (
+        isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MOST_RUNNING
+    ):
+        raise SettingsError(f"{what} is a number from 1 to {MOST_RUNNING}")
+    return given
 
 
 def _settings_of_queries(job: str, given: Any) -> PgSettingsFor:

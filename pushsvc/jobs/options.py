@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Literal, TypedDict
 
-from ..domain import check_name, check_subject, check_tenant
+from ..domain import check_name, check_queue, check_subject, check_tenant
 from ..errors import BadRequest
 
 Priority = Literal["high", "normal", "low"]
@@ -23,7 +23,8 @@ class SubmitOptions:
     callback_url: str | None = None
     run_at: datetime | None = None
     deadline: datetime | None = None
-    priority: Priority = "normal"
+    priority: Priority | None = None
+    queue: str | None = None
 
 
 NO_OPTIONS = SubmitOptions()
@@ -48,6 +49,7 @@ class ChildOptions(TypedDict, total=False):
     run_at: datetime | None
     deadline: datetime | None
     priority: Priority
+    queue: str
     channels: Sequence[str]
     callback_url: str | None
     session: Any
@@ -77,6 +79,8 @@ def options_of(base: CallOptions, said: Mapping[str, Any], allowed: frozenset[st
     for name in ("run_at", "deadline"):
         if name in given and given[name].tzinfo is None:
             raise BadRequest(f"{name} says no time zone: write datetime(…, tzinfo=UTC)")
+    if "queue" in given:
+        check_queue(given["queue"])
     if "channels" in given:
         given["channels"] = tuple(given["channels"])
     of_submission = {each.name for each in fields(SubmitOptions)}

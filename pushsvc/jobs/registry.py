@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,9 +14,12 @@ from pydantic import BaseModel, Secret, SecretBytes, SecretStr, ValidationError
 from pydantic_core import to_json
 
 from .. import wire
+from ..domain import DEFAULT_QUEUE
 from ..errors import InvalidParams, PushsvcError, SettingsError, UnknownJob
+from ..store import Limit
 from .context import PgSettingsFor
 from .failures import Failure
+from .options import Priority
 from .payload import Instants
 from .retries import AS_EVER, Retries
 from .signature import schema_of
@@ -44,6 +47,11 @@ class JobSpec:
     """What holds for its queries in PostgreSQL."""
     retries: Retries = AS_EVER
     """After which errors it is tried again, and when."""
+    queue: str = DEFAULT_QUEUE
+    priority: Priority = "normal"
+    max_running: int | None = None
+    max_running_each: int | None = None
+    """How many of it run at once over all workers, and how many of them for one owner."""
     recorded: bool = False
     """Whether it is an endpoint, whose jobs are recorded requests: nobody submits one by its name."""
 
@@ -136,8 +144,19 @@ class Registry:
             raise UnknownJob(f"{name:.100} {why}")
         return found[0]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[JobSpec]:
         return iter(self._jobs.values())
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Those that any of the jobs is on by itself."""
+        return tuple(dict.fromkeys([DEFAULT_QUEUE, *(spec.queue for spec in self)]))
+
+    @property
+    def limits(self) -> list[Limit]:
+        """Of the jobs that have any."""
+        found = (Limit(spec.name, spec.max_running, spec.max_running_each) for spec in self)
+        return [limit for limit in found if limit.most is not None or limit.most_each is not None]
 
     def __len__(self) -> int:
         return len(self._jobs)

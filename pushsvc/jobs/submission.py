@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
@@ -20,11 +21,11 @@ from ..domain import (
     SERVICE_CALLBACK,
     Accepted,
     Channel,
-    JobStatus,
     Principal,
     Submission,
     check_channel,
     check_moment,
+    check_queue,
     inbox,
     new_job_id,
 )
@@ -44,6 +45,9 @@ DEPTH_EVERY = 1.0
 """Seconds for which a count of the queue is good enough to refuse by."""
 
 
+QUEUED_WITHIN = 0.1
+"""Seconds that a submission waits for Redis at most."""
+
 INBOXES_REMEMBERED = 100_000
 
 
@@ -56,11 +60,13 @@ class JobRequest(BaseModel, extra="forbid"):
     callback_url: str | None = None
     run_at: AwareDatetime | None = None
     deadline: AwareDatetime | None = None
-    priority: Priority = "normal"
+    priority: Priority | None = None
+    queue: str | None = None
 
     @property
     def options(self) -> SubmitOptions:
-        return SubmitOptions(self.channels, self.callback_url, self.run_at, self.deadline, self.priority)
+        said = (self.channels, self.callback_url, self.run_at, self.deadline, self.priority, self.queue)
+        return SubmitOptions(*said)
 
 
 class BatchRequest(BaseModel, extra="forbid"):
@@ -146,7 +152,9 @@ class Submitter:
             await self._open_inbox(Channel(submission.tenant, inbox(submission.owner)))
         self.refuse_when_full()
         accepted = await self._store.insert(submission)
-        self._queue_soon(accepted, submission)
+        if (queued := self._queue_soon(accepted, submission)) is not None:
+            # For its place in the queue; the job itself is safe without.
+            await asyncio.wait([queued], timeout=QUEUED_WITHIN)
         return accepted
 
     async def accept_all(self, submissions: Sequence[Submission]) -> list[Accepted]:
@@ -167,13 +175,15 @@ class Submitter:
         self.refuse_when_full()
         return partial(self._within.insert, place=await self._within.place())
 
-    def _queue_soon(self, accepted: Accepted, submission: Submission) -> None:
+    def _queue_soon(self, accepted: Accepted, submission: Submission) -> asyncio.Future[None] | None:
+        """Put it on the queue if it is this very submission's: the job is safe in PostgreSQL, and the sweeper queues
+        what never got this far."""
         job = accepted.job
-        if job.status is JobStatus.QUEUED:
-            # Not awaited: the job is safe in PostgreSQL, and the sweeper queues what never got this far.
-            self._enqueue.put(Queued(job.id, job.name, job.run_at.timestamp()))
-        if job.id == submission.id:
-            telemetry.emit("job.submitted", {"count": 1}, {"job": job.name})
+        if job.id != submission.id:
+            return None
+        telemetry.emit("job.submitted", {"count": 1}, {"job": job.name})
+        whose = (job.tenant, job.owner or "", submission.queue, submission.priority)
+        return self._enqueue.put(Queued(job.id, job.name, job.run_at.timestamp(), *whose))
 
     def check(
         self,
@@ -208,7 +218,8 @@ class Submitter:
             timeout=spec.timeout,
             retention=spec.retention,
             max_attempts=spec.max_attempts,
-            priority=PRIORITIES[options.priority],
+            priority=PRIORITIES[options.priority or spec.priority],
+            queue=spec.queue if options.queue is None else check_queue(options.queue),
             run_at=options.run_at,
             deadline=options.deadline,
             channels=tuple(name for name in channels if owner is None or name != inbox(owner)),

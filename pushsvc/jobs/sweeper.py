@@ -23,6 +23,8 @@ from ..store import MAX_LOSSES, Connection, JobStore, Postgres, Retention
 from ..store.statements import SWEEP_LOCK
 from ..tasks import contained, each_apart, forever, tolerated
 from .announce import Announcer
+from .limited import Limited
+from .registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,11 @@ SWEEP_WITHIN = 60.0
 """Seconds that one look may take."""
 PURGE_EVERY = 15.0
 """Seconds between two looks for what is past its retention."""
+
+UNSERVED_EVERY = 5.0
+UNSERVED = 5.0
+"""Seconds between two looks for queues that nobody serves, and after which a job waits there for too long."""
+MOST_WAITING = 10_000
 
 _START = (datetime(1970, 1, 1, tzinfo=UTC), "")
 
@@ -46,7 +53,9 @@ class Sweeper:
         queue: Queue,
         announcer: Announcer,
         settings: Settings,
+        limited: Limited | None = None,
     ) -> None:
+        self._limited = Limited(Registry(), store, queue) if limited is None else limited
         self._postgres = postgres
         self._store = store
         self._retention = retention
@@ -54,7 +63,8 @@ class Sweeper:
         self._announcer = announcer
         self._settings = settings
         self._after = _START
-        self._purged_at = 0.0
+        self._looked_at = self._purged_at = 0.0
+        self._unserved: set[str] = set()
 
     async def run(self) -> None:
         """Sweep for ever; whatever goes wrong is tried again at the next look."""
@@ -79,6 +89,8 @@ class Sweeper:
             ("ending cancelled jobs", self._sweep_cancelled),
             ("sweeping up after lost workers", self._sweep_lapsed),
             ("sweeping the queue", self._sweep_queue),
+            ("letting parked jobs go on", self._sweep_parked),
+            ("looking for queues that nobody serves", self._sweep_unserved),
             ("deleting what is past its retention", self._sweep_old),
         ):
             with tolerated(doing, (Unavailable,)):
@@ -98,11 +110,11 @@ class Sweeper:
 
     async def _sweep_lapsed(self, swept: dict[str, int]) -> None:
         lapsed = await self._store.lapsed(PAGE)
-        lost = [(job, version) for job, _, version, losses in lapsed if losses > MAX_LOSSES]
+        lost = [(JobId(job.id), version) for job, version, losses in lapsed if losses > MAX_LOSSES]
         swept["expired"] += await self._end(
             lost, JobStatus.FAILED, lambda: WorkerLost(f"{MAX_LOSSES + 1} workers died")
         )
-        again = [Queued(job, name, time.time()) for job, name, _, losses in lapsed if losses <= MAX_LOSSES]
+        again = [Queued(*job._replace(due=time.time())) for job, _, losses in lapsed if losses <= MAX_LOSSES]
         try:
             swept["returned"] += await self._ensure_queued(again)
         except FAULTS as error:
@@ -113,6 +125,34 @@ class Sweeper:
             swept["enqueued"] += await self._requeue_missing()
         except FAULTS as error:
             away("sweeping the queue", error)
+
+    async def _sweep_parked(self, swept: dict[str, int]) -> None:
+        """Where a limit has room: whoever made it may have died before it could say so."""
+        try:
+            swept["returned"] += await self._limited.let_go()
+        except FAULTS as error:
+            away("letting parked jobs go on", error)
+
+    async def _sweep_unserved(self, swept: dict[str, int]) -> None:
+        """Say once of each queue that jobs wait there for a worker, and none serves it."""
+        if time.monotonic() - self._looked_at < UNSERVED_EVERY:
+            return
+        self._looked_at = time.monotonic()
+        waiting = {
+            name: count for name, count, longest in await self._store.waiting(MOST_WAITING) if longest > UNSERVED
+        }
+        try:
+            unserved = waiting.keys() - await self._queue.served(list(waiting))
+        except FAULTS as error:
+            return away("looking for queues that nobody serves", error)
+        for name in sorted(unserved - self._unserved):
+            logger.warning(
+                "%d jobs wait on the queue %s, which no worker serves: start one with `pushsvc worker … --queues %s`",
+                waiting[name],
+                name,
+                name,
+            )
+        self._unserved = unserved
 
     async def _sweep_old(self, swept: dict[str, int]) -> None:
         swept["purged"] += await self._purge()
@@ -150,8 +190,8 @@ class Sweeper:
     async def _next_page(self) -> tuple[int, bool]:
         page = await self._store.queued_page(self._after, PAGE)
         more = len(page) == PAGE
-        self._after = (page[-1][3], page[-1][0]) if more else _START
-        return await self._ensure_queued([Queued(job, name, due) for job, name, due, _ in page]), more
+        self._after = (page[-1][1], page[-1][0].id) if more else _START
+        return await self._ensure_queued([Queued(*job) for job, _ in page]), more
 
     async def _ensure_queued(self, jobs: list[Queued]) -> int:
         if not jobs:

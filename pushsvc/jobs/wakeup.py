@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ..bus import FAULTS, LONGEST_WAIT, Queue, away
@@ -16,8 +17,9 @@ class Wakeup:
     A token that comes when there is no room any more is given back, so that another worker gets it.
     """
 
-    def __init__(self, queue: Queue, has_room: Callable[[], bool]) -> None:
+    def __init__(self, queue: Queue, queues: Sequence[str], has_room: Callable[[], bool]) -> None:
         self._queue = queue
+        self._queues = deque(queues)
         self._has_room = has_room
         self._due = asyncio.Event()
         self._token: str | None = None
@@ -50,14 +52,17 @@ class Wakeup:
             await self._room.wait()
             return
         try:
-            token = await self._queue.token(LONGEST_WAIT)
-            if token is None:
+            # Redis looks at them in this order.
+            self._queues.rotate()
+            wakened = await self._queue.token(LONGEST_WAIT, tuple(self._queues))
+            if wakened is None:
                 return
+            token, queue = wakened
             if self._has_room():
                 self._token = token
                 self._due.set()
             else:
-                await self._queue.wake(token)
+                await self._queue.wake(token, queue)
         except FAULTS as error:
             away("waiting for wake-ups", error)
             await asyncio.sleep(0.25)

@@ -7,13 +7,13 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from .. import telemetry, wire
-from ..bus import FAULTS, Ear, LocalBus, Publisher, Queue, away, listen
+from ..bus import FAULTS, Claimed, Ear, LocalBus, Publisher, Queue, Rules, away, listen
 from ..domain import (
     Channel,
     Claim,
@@ -35,6 +35,7 @@ from .announce import Announcer
 from .attempt import Attempt, Limits, Stop
 from .context import JobContext
 from .holds import Held, Holds
+from .limited import Limited
 from .limits import CLEAN_UP, REDIS_MARGIN
 from .options import CallOptions
 from .places import Places
@@ -64,6 +65,7 @@ class Worker:
         settings: Settings,
         holds: Holds,
         bus: str | LocalBus | None = None,
+        limited: Limited | None = None,
         submit: Callable[[JobContext, CallOptions], Submit] | None = None,
         state: Callable[[], Any] = lambda: None,
     ) -> None:
@@ -75,6 +77,8 @@ class Worker:
         self._announcer = announcer
         self._databases = databases
         self._settings = settings
+        self._limited = Limited(registry, store, queue) if limited is None else limited
+        self._rules = Rules(settings.queues or registry.queues, self._limited.by_name, settings.tenant_weights)
         self._limits = Limits(settings.result_limit, settings.inline_limit, settings.show_errors)
         self._holds = holds
         self._claiming = 0
@@ -93,7 +97,7 @@ class Worker:
         """Jobs that have ended here and run on all the same: each keeps its place."""
         self.spent = False
         """Whether there is no place left that could ever take another job: the process is to be started again."""
-        self._wakeup = Wakeup(queue, lambda: self._room() > 0)
+        self._wakeup = Wakeup(queue, self._rules.queues, lambda: self._room() > 0)
         self._ears: dict[bytes, Ear] = {}
         self._cancels = listen(settings.bus if bus is None else bus, self._ears)
         self._background = Background()
@@ -119,13 +123,20 @@ class Worker:
         self._holds.begin(self.name)
         self._background.loop("telling that the event loop turns", self._beat)
         self._background.loop("renewing leases", self._renew_leases)
+        self._background.loop("saying which queues are served", self._attend)
         self._background.start("subscribing to cancels", self._cancels.subscribe(cancels))
-        logger.info("worker %s takes up to %d of %d jobs", self.name, self._settings.max_jobs, len(self._registry))
+        served = ", ".join(self._rules.queues)
+        known = len(self._registry)
+        logger.info(
+            "worker %s takes up to %d of %d jobs; queues: %s", self.name, self._settings.max_jobs, known, served
+        )
         try:
             await forever("claiming jobs", self._claim_and_wait, until=lambda: self._stopping)
             await self._drain()
         finally:
             await self._background.stop()
+            with suppress(*FAULTS):
+                await self._queue.attend(self.name, self._rules.queues, 0)
             await self._wakeup.stop()
             await self._cancels.stop()
             self._threads.close()
@@ -142,7 +153,8 @@ class Worker:
         next_due: float | None = None
         if self._room():
             try:
-                next_due = await self._claim(token)
+                claimed = await self._claim(token)
+                next_due = 0.0 if claimed.more else claimed.next_due
             except (*FAULTS, Unavailable) as error:
                 away("claiming jobs", error)
             finally:
@@ -151,8 +163,8 @@ class Worker:
         pause = self._settings.poll if next_due is None else min(next_due, self._settings.poll)
         self._token = await self._wakeup.wait(pause)
 
-    async def _claim(self, token: str | None) -> float | None:
-        """Claim as many due jobs as there is room for; in how many seconds the next one falls due.
+    async def _claim(self, token: str | None) -> Claimed:
+        """Claim as many due jobs as there is room for.
 
         The job that the token names is started while it is being claimed: PostgreSQL decides whose it is, and
         the queue only who tries.
@@ -161,7 +173,9 @@ class Worker:
         self._claiming = room = self._room()
         lease = self._settings.lease + REDIS_MARGIN
         claimed, launched = await asyncio.gather(
-            self._queue.claim(room, lease, self.name, *named), self._start(named), return_exceptions=True
+            self._queue.claim(room, lease, self.name, named[0] if named else None, self._rules),
+            self._start(named),
+            return_exceptions=True,
         )
         if isinstance(claimed, BaseException):
             raise claimed
@@ -175,17 +189,23 @@ class Worker:
             raise
         if refused := [job for job in claimed.ids if job not in launched]:
             await self._give_up(refused)
-        return claimed.next_due
+        return claimed
 
     async def _start(self, jobs: Sequence[str]) -> set[str]:
-        """Start those that are ours to start; their ids."""
+        """Start those that are ours to start; their ids, and those of jobs that a limit lets wait."""
         if not jobs:
             return set()
-        claims = await self._store.start(jobs, self.name, self._settings.lease)
-        for claim in claims.values():
+        claims = await self._store.start(jobs, self.name, self._settings.lease, self._limited.names)
+        self._launch_all(claims.values())
+        rest = [job for job in jobs if job not in claims]
+        limited, parked = await self._limited.start(rest, self.name, self._settings.lease)
+        self._launch_all(limited.values())
+        return claims.keys() | limited.keys() | parked
+
+    def _launch_all(self, claims: Iterable[Claim]) -> None:
+        for claim in claims:
             with tolerated("starting an attempt, whose lease will lapse,"):
                 self._launch(claim)
-        return set(claims)
 
     async def _give_up(self, jobs: list[str]) -> None:
         """The queue was wrong about these: finished ones leave it, the others wait until they are due."""
@@ -238,6 +258,7 @@ class Worker:
             if self._attempts.get(job.id) is attempt:
                 del self._attempts[job.id]
                 self._holds.drop(job.id)
+            self._limited.ended(attempt.claim)
             if attempt.occupied:
                 self._keep_place(attempt)
 
@@ -347,6 +368,13 @@ class Worker:
     async def _beat(self) -> None:
         self._holds.beat()
         await asyncio.sleep(min(BEAT_EVERY, self._settings.lease / 16))
+
+    async def _attend(self) -> None:
+        try:
+            await self._queue.attend(self.name, self._rules.queues, self._settings.lease)
+        except FAULTS as error:
+            away("saying which queues are served", error)
+        await asyncio.sleep(self._settings.lease / 3)
 
     async def _renew_leases(self) -> None:
         """Prolong the leases of what runs, at a third of their length; learn of cancels and losses."""

@@ -10,6 +10,7 @@ from ..settings import PREFIX
 from .advice import Advice, advise, duration
 from .budget import Allotment
 from .doctor import DatabaseFacts, Examination, RedisFacts, StoreFacts
+from .probe import Probed
 from .servers import COUNTED, Pool
 from .slow_queries import Queries, Statistics
 
@@ -70,6 +71,7 @@ def diagnose(found: Examination, top: int = 20) -> Diagnosis:
         *(_store(found.store) if found.store else ()),
         *_budget(found),
         *_probe(found),
+        *_queues(found),
         *(_statistics(each) for each in found.databases if each.queries is not None),
     ]
     return Diagnosis(tuple(findings), tuple(_slow_queries(found, top)))
@@ -192,6 +194,15 @@ def _probe(found: Examination) -> Iterable[Finding]:
             yield Finding("probe", "wrong", f"done, but its result was not pushed: {times}", todo)
         else:
             yield Finding("probe", "ok", f"a job went all the way and was pushed: {times}")
+
+
+def _queues(found: Examination) -> Iterable[Finding]:
+    store, probed = found.store, found.probed
+    if store is None or not isinstance(probed, Probed) or probed.taken is None:
+        return
+    for name, count in store.unserved:
+        text = f"{count} jobs wait on the queue {name}, which no worker serves"
+        yield Finding("queues", "wrong", text, (f"start one: `pushsvc worker MODULE:SERVICE --queues {name}`",))
 
 
 def _nobody(store: StoreFacts) -> Finding:

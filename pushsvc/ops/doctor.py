@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -92,6 +92,8 @@ class StoreFacts:
     running: int = 0
     job_times: Mapping[str, JobTime] | None = None
     error: str | None = None
+    unserved: tuple[tuple[str, int], ...] = ()
+    """Queues on which jobs wait that no worker serves, and how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class Doctor:
         probed = None
         if store and store.version == store.needed and {"queue", "bus"} <= reachable:
             probed = await self._probe()
+            store = replace(store, unserved=await self._unserved())
         secret = self._settings.secret
         return Examination(
             settings=self._settings.masked(),
@@ -193,23 +196,38 @@ class Doctor:
         longest = max(backlog["longest"] or 0.0, 0.0)
         return StoreFacts(needed, version, backlog["waiting"], longest, backlog["running"], times)
 
-    async def _probe(self) -> Probed | str:
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[tuple[Postgres, Queue, Publisher]]:
         url = self._settings.need("database_url")
         postgres = Postgres(url, 2, self._settings.deployment, pooler=self._settings.pooler)
         redis, bus = connect(self._settings.need("redis_url")), connect_bus(self._settings.bus)
         scope = Scope(self._settings.deployment, postgres.identity)
-        queue, publisher = Queue(redis, redis, scope, self._settings.queue), Publisher(bus, scope)
+        publisher = Publisher(bus, scope)
         try:
             await postgres.fetch("SELECT 1")  # connecting is no part of what is measured
-            probe = Probe(JobStore(postgres), Retention(postgres), queue, publisher, self._settings.bus)
-            return await probe.run(list(self._urls))
-        except Exception as error:
-            return said(error)
+            yield postgres, Queue(redis, redis, scope, self._settings.queue), publisher
         finally:
             await postgres.close()
             publisher.close()
             for client in (redis, bus):
                 await _closed(client)
+
+    async def _probe(self) -> Probed | str:
+        try:
+            async with self._opened() as (postgres, queue, publisher):
+                probe = Probe(JobStore(postgres), Retention(postgres), queue, publisher, self._settings.bus)
+                return await probe.run(list(self._urls))
+        except Exception as error:
+            return said(error)
+
+    async def _unserved(self) -> tuple[tuple[str, int], ...]:
+        # What is wrong with the engines, the probe has said.
+        with suppress(Exception):
+            async with self._opened() as (postgres, queue, _):
+                waiting = {name: count for name, count, _ in await JobStore(postgres).waiting(10_000)}
+                served = await queue.served(list(waiting))
+                return tuple((name, count) for name, count in waiting.items() if name not in served)
+        return ()
 
 
 def _by_url(named: Mapping[str, str]) -> Iterable[tuple[str, tuple[str, ...]]]:

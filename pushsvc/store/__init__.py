@@ -13,6 +13,7 @@ from .records import Entered, KeptAnswer, Record, RecordStore
 from .retention import Retention
 from .schema import check_schema, migrate
 from .tickets import TicketStore
+from .waiting import Limit, Waiting
 from .webhooks import Viewer, Webhook, WebhookStore
 from .within import Within
 
@@ -31,6 +32,7 @@ __all__ = [
     "Finished",
     "JobStore",
     "KeptAnswer",
+    "Limit",
     "Page",
     "PoolerMode",
     "PositionStore",
@@ -42,6 +44,7 @@ __all__ = [
     "Retention",
     "TicketStore",
     "Viewer",
+    "Waiting",
     "Webhook",
     "WebhookStore",
     "Within",

@@ -25,10 +25,12 @@ from ..domain import (
     job_channel,
 )
 from ..errors import Gone, KeyReused, Unavailable
+from . import start_statements as starts
 from . import statements as sql
 from . import submission_statements as submissions
 from .batching import Batcher
 from .postgres import FOREVER, PATIENCE, Connection, Postgres
+from .waiting import Limit, Waiting
 
 T = TypeVar("T")
 Ask = Callable[..., Awaitable[list[asyncpg.Record]]]
@@ -138,6 +140,7 @@ class JobStore:
             [s.deadline for s in batch],
             [s.mark for s in batch],
             [s.parent for s in batch],
+            [s.queue for s in batch],
         )
         rows = await ask(submissions.INSERT_JOBS, *columns)
         stored = {row["id"]: _accepted(row) for row in rows}
@@ -196,6 +199,11 @@ class JobStore:
         """How many jobs wait, counted up to `limit`."""
         return int((await self._postgres.ask(sql.QUEUED_COUNT, limit))[0][0])
 
+    async def waiting(self, limit: int) -> list[tuple[str, int, float]]:
+        """Of each queue how many due jobs wait, and for how many seconds the first; of as many as `limit` in all."""
+        rows = await self._postgres.ask(sql.WAITING_BY_QUEUE, limit)
+        return [(row["queue"], row["waiting"], row["longest"]) for row in rows]
+
     # Reading
 
     async def get(self, tenant: str, job: str) -> Job | None:
@@ -225,16 +233,38 @@ class JobStore:
         """What a job has submitted, is in flight and is not being cancelled."""
         return [job_of(row) for row in await self._postgres.ask(sql.CHILDREN_IN_FLIGHT, parent, limit)]
 
-    async def queue_position(self, job: Job, limit: int = 10_000) -> int:
-        """How many due jobs are ahead of it, counted up to `limit`."""
-        return int((await self._postgres.ask(sql.QUEUE_POSITION, job.run_at, job.id, limit))[0][0])
-
     # The worker's changes
 
-    async def start(self, jobs: Sequence[str], worker: str, lease: float) -> Mapping[str, Claim]:
-        """Start those that are due, or whose worker is lost; the rest are missing from the answer."""
-        rows = await self._postgres.ask(sql.START_JOBS, jobs, worker, lease, MAX_LOSSES)
+    async def start(
+        self, jobs: Sequence[str], worker: str, lease: float, but: Sequence[str] = ()
+    ) -> Mapping[str, Claim]:
+        """Start those that are due, or whose worker is lost, but for jobs of some names; the rest are missing from
+        the answer."""
+        rows = await self._postgres.ask(starts.START_JOBS, jobs, worker, lease, MAX_LOSSES, but)
         return {row["id"]: claim_of(row) for row in rows}
+
+    async def start_limited(
+        self, jobs: Sequence[str], worker: str, lease: float, limits: Sequence[Limit]
+    ) -> tuple[Mapping[str, Claim], list[tuple[str, bool]]]:
+        """Start those of the limited jobs for which there is room; and those for which there is none, with whether it
+        is their owner's limit."""
+        names = [limit.name for limit in limits]
+        most, each = [limit.most for limit in limits], [limit.most_each for limit in limits]
+        deployment = self._postgres.deployment
+
+        async def locked(connection: Connection) -> list[asyncpg.Record]:
+            await connection.execute(starts.LOCK_LIMITS, deployment, jobs, names)
+            asked = (deployment, jobs, worker, lease, MAX_LOSSES, names, most, each)
+            return list(await connection.fetch(starts.START_LIMITED, *asked))
+
+        rows = await self._postgres.run(locked, transaction=True)
+        claims = {row["id"]: claim_of(row) for row in rows if row["id"] is not None}
+        return claims, [(row["asked"], not row["fits"]) for row in rows if row["id"] is None]
+
+    async def running(self, names: Sequence[str]) -> Mapping[tuple[str, str, str], int]:
+        """How many run of each of these, by name, tenant and owner."""
+        rows = await self._postgres.ask(starts.RUNNING, names)
+        return {(row["name"], row["tenant"], row["owner"]): row["running"] for row in rows}
 
     async def unstarted(self, jobs: Sequence[str]) -> Mapping[str, tuple[JobStatus, float]]:
         """Why these could not be started: the state of each that exists, and in how many seconds it is due."""
@@ -311,15 +341,15 @@ class JobStore:
 
     # Sweeping
 
-    async def queued_page(self, after: tuple[datetime, str], limit: int) -> list[tuple[str, str, float, datetime]]:
-        """Queued jobs by due time: id, name, due (UNIX seconds), run_at."""
+    async def queued_page(self, after: tuple[datetime, str], limit: int) -> list[tuple[Waiting, datetime]]:
+        """Queued jobs by due time, each with its run_at."""
         rows = await self._postgres.ask(sql.QUEUED_PAGE, *after, limit)
-        return [(row["id"], row["name"], row["due"], row["run_at"]) for row in rows]
+        return [(Waiting(*row[:-1]), row["run_at"]) for row in rows]
 
-    async def lapsed(self, limit: int) -> list[tuple[JobId, str, int, int]]:
-        """Running jobs whose lease has run out: id, name, version, workers lost so far."""
+    async def lapsed(self, limit: int) -> list[tuple[Waiting, int, int]]:
+        """Running jobs whose lease has run out, each with its version and how many workers it has lost so far."""
         rows = await self._postgres.ask(sql.LAPSED, limit)
-        return [(row["id"], row["name"], row["version"], row["losses"]) for row in rows]
+        return [(Waiting(*row[:-2]), row["version"], row["losses"]) for row in rows]
 
     async def unended_cancels(self, limit: int) -> list[tuple[JobId, int]]:
         """Jobs that were to be cancelled, and which no worker is going to end: id, version."""

@@ -28,7 +28,7 @@ def span(seconds: str) -> str:
 
 
 # What is running may be taken from its worker: its lease has run out, and all the while leases could be written.
-_LAPSED = """lease_until < now() AND NOT EXISTS (
+LAPSED_LEASE = """lease_until < now() AND NOT EXISTS (
             SELECT 1 FROM pushsvc.beats b WHERE b.deployment = $1 AND b.overdue_at < now())"""
 
 
@@ -75,31 +75,7 @@ SELECT {JOB} FROM pushsvc.jobs
 WHERE deployment || '' = $1 AND tenant = $2 AND owner = $3 AND id = ANY($4::text[]) ORDER BY id DESC
 """
 
-QUEUE_POSITION = """
-SELECT count(*) FROM (
-    SELECT 1 FROM pushsvc.jobs
-    WHERE deployment = $1 AND status = 'queued' AND (run_at, id) < ($2, $3) AND run_at <= now() LIMIT $4
-) ahead
-"""
-
 # The worker's changes -----------------------------------------------------------------------------
-
-START_JOBS = f"""
-WITH due AS (
-    SELECT id FROM pushsvc.jobs
-    WHERE deployment || '' = $1 AND id = ANY($2::text[]) AND (deadline IS NULL OR deadline > now())
-        AND NOT cancel_requested
-        AND (status = 'queued' AND run_at <= now() + interval '100 milliseconds'
-            OR status = 'running' AND attempt - failures <= $5 AND {_LAPSED})
-    ORDER BY id FOR UPDATE SKIP LOCKED
-)
-UPDATE pushsvc.jobs j
-SET status = 'running', attempt = least(attempt + 1, {MOST_ATTEMPTS}), version = version + 1, worker = $3,
-    changed_at = now(), started_at = coalesce(started_at, now()),
-    lease_until = now() + make_interval(secs => $4::float)
-FROM due WHERE j.id = due.id
-RETURNING {J}, j.params, j.timeout, j.failures, j.max_attempts, j.deadline, j.channels, j.parent
-"""
 
 UNSTARTED = """
 SELECT id, status, greatest(extract(epoch FROM
@@ -220,29 +196,38 @@ ORDER BY id LIMIT $3
 
 SWEEP_LOCK = "SELECT pg_try_advisory_xact_lock(hashtext('pushsvc.sweep'), hashtext($1))"
 
-QUEUED_PAGE = """
-SELECT id, name, extract(epoch FROM run_at)::float AS due, run_at FROM pushsvc.jobs
+WAITING = "id, name, extract(epoch FROM run_at)::float, tenant, coalesce(owner, ''), queue, priority"
+
+QUEUED_PAGE = f"""
+SELECT {WAITING}, run_at FROM pushsvc.jobs
 WHERE deployment = $1 AND status = 'queued' AND run_at < now() + interval '1 hour' AND (run_at, id) > ($2, $3)
 ORDER BY run_at, id LIMIT $4
 """
 
 LAPSED = f"""
-SELECT id, name, version, attempt - failures AS losses FROM pushsvc.jobs
-WHERE deployment = $1 AND status = 'running' AND NOT cancel_requested AND {_LAPSED}
+SELECT {WAITING}, version, attempt - failures AS losses FROM pushsvc.jobs
+WHERE deployment = $1 AND status = 'running' AND NOT cancel_requested AND {LAPSED_LEASE}
 ORDER BY lease_until LIMIT $2
 """
 
 UNENDED_CANCELS = f"""
 SELECT id, version FROM pushsvc.jobs
 WHERE deployment = $1 AND cancel_requested AND status IN ('queued', 'running')
-    AND (status = 'queued' OR {_LAPSED})
+    AND (status = 'queued' OR {LAPSED_LEASE})
 ORDER BY id LIMIT $2
 """
 
 OVERDUE = f"""
 SELECT id, version FROM pushsvc.jobs
-WHERE deployment = $1 AND deadline < now() AND (status = 'queued' OR status = 'running' AND {_LAPSED})
+WHERE deployment = $1 AND deadline < now() AND (status = 'queued' OR status = 'running' AND {LAPSED_LEASE})
 ORDER BY deadline LIMIT $2
+"""
+
+WAITING_BY_QUEUE = """
+SELECT queue, count(*) AS waiting, extract(epoch FROM now() - min(run_at))::float AS longest FROM (
+    SELECT queue, run_at FROM pushsvc.jobs WHERE deployment = $1 AND status = 'queued' AND run_at <= now()
+    ORDER BY run_at LIMIT $2
+) q GROUP BY queue ORDER BY queue
 """
 
 # Beats --------------------------------------------------------------------------------------------

@@ -23,9 +23,9 @@ INSERT_JOBS = f"""
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::float[],
         $9::float[], $10::int[], $11::text[], $12::text[], $13::text[], $14::text[], $15::bool[],
-        $16::timestamptz[], $17::timestamptz[], $18::text[], $19::text[])
+        $16::timestamptz[], $17::timestamptz[], $18::text[], $19::text[], $20::text[])
         AS g (id, tenant, owner, name, params, priority, timeout, retention, max_attempts, channels, callback_url,
-            key, digest, shared, run_at, deadline, mark, parent)
+            key, digest, shared, run_at, deadline, mark, parent, queue)
 ), free AS MATERIALIZED (
     SELECT g.id FROM given g WHERE g.key IS NULL OR pg_try_advisory_xact_lock({_lock_of_key("g")})
 ), keyed AS (
@@ -36,10 +36,10 @@ WITH given AS MATERIALIZED (
     RETURNING job
 ), j AS (
     INSERT INTO pushsvc.jobs (deployment, id, tenant, owner, name, params, priority, timeout, retention, max_attempts,
-        channels, callback_url, digest, shared, status, version, run_at, deadline, parent)
+        channels, callback_url, digest, shared, status, version, run_at, deadline, parent, queue)
     SELECT $1, id, tenant, owner, name, params, priority, timeout, retention, least(max_attempts, {MOST_ATTEMPTS}),
         string_to_array(channels, E'\\n'), callback_url, digest, shared, 'queued', 1,
-        coalesce(run_at, now()), deadline, parent
+        coalesce(run_at, now()), deadline, parent, queue
     FROM given WHERE key IS NULL OR id IN (SELECT job FROM keyed)
     ON CONFLICT DO NOTHING
     RETURNING {JOB}

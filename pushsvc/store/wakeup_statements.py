@@ -7,7 +7,7 @@ is said nowhere else.
 
 from __future__ import annotations
 
-from .statements import MOST_ATTEMPTS
+from .statements import MOST_ATTEMPTS, WAITING
 from .submission_statements import KEYS_LIVE
 
 CHANNEL = "pushsvc_wakeups"
@@ -19,7 +19,7 @@ WITH given AS MATERIALIZED (
     SELECT g.* FROM json_to_record(CAST(CAST(:given AS text) AS json)) AS g (
         deployment text, place text, id text, tenant text, owner text, name text, params text,
         priority int, timeout float, retention float, max_attempts int, channels text, callback_url text, key text,
-        digest text, run_at timestamptz, deadline timestamptz, parent text)
+        digest text, run_at timestamptz, deadline timestamptz, parent text, queue text)
     WHERE g.place = (SELECT format('%s %s', oid, datname) FROM pg_database WHERE datname = current_database())
 ), locked AS MATERIALIZED (
     SELECT g.*, CASE WHEN key IS NOT NULL THEN pg_advisory_xact_lock(hashtextextended(array_to_string(
@@ -32,10 +32,10 @@ WITH given AS MATERIALIZED (
     RETURNING job
 ), stored AS (
     INSERT INTO pushsvc.jobs (deployment, id, tenant, owner, name, params, priority, timeout, retention, max_attempts,
-        channels, callback_url, digest, status, version, run_at, deadline, parent)
+        channels, callback_url, digest, status, version, run_at, deadline, parent, queue)
     SELECT deployment, id, tenant, owner, name, params, priority, timeout, retention,
         least(max_attempts, {MOST_ATTEMPTS}), string_to_array(channels, E'\\n'), callback_url, digest, 'queued', 1,
-        coalesce(run_at, clock_timestamp()), deadline, parent
+        coalesce(run_at, clock_timestamp()), deadline, parent, queue
     FROM locked WHERE key IS NULL OR id IN (SELECT job FROM keyed)
     ON CONFLICT DO NOTHING
     RETURNING id, deployment
@@ -56,13 +56,13 @@ JOIN pushsvc.keys k ON k.deployment = g.deployment AND k.tenant = g.tenant AND k
 PLACE = "SELECT format('%s %s', oid, datname) AS place FROM pg_database WHERE datname = current_database()"
 
 # Those that another worker takes just now are left to it.
-TAKE_WAKEUPS = """
+TAKE_WAKEUPS = f"""
 WITH taken AS (
     DELETE FROM pushsvc.wakeups w USING (
         SELECT job FROM pushsvc.wakeups WHERE deployment = $1 LIMIT $2 FOR UPDATE SKIP LOCKED
     ) t WHERE w.job = t.job
     RETURNING w.job
 )
-SELECT j.id, j.name, extract(epoch FROM j.run_at)::float AS due FROM taken t JOIN pushsvc.jobs j ON j.id = t.job
+SELECT {WAITING} FROM taken t JOIN pushsvc.jobs j ON j.id = t.job
 WHERE j.status = 'queued'
 """

@@ -14,6 +14,7 @@ from ..domain import Submission
 from ..errors import BadRequest, Gone, KeyReused, causes
 from . import wakeup_statements as sql
 from .postgres import Postgres
+from .waiting import Waiting
 
 UNDEFINED_TABLE, NO_PRIVILEGE = "42P01", "42501"
 
@@ -57,6 +58,7 @@ class Within:
             "run_at": submission.run_at and submission.run_at.isoformat(),
             "deadline": submission.deadline and submission.deadline.isoformat(),
             "parent": submission.parent,
+            "queue": submission.queue,
         }
         row = (await _asked(transaction, sql.INSERT_WITHIN, given))[0]
         if not row["here"]:
@@ -71,11 +73,9 @@ class Within:
             raise Gone("the job of this key is past its retention")
         return str(found[0]["job"])
 
-    async def take_wakeups(self, limit: int) -> list[tuple[str, str, float]]:
-        """Jobs whose transaction has been committed, for whoever puts them on the queue: id, name, due (UNIX
-        seconds)."""
-        rows = await self._postgres.ask(sql.TAKE_WAKEUPS, limit)
-        return [(row["id"], row["name"], row["due"]) for row in rows]
+    async def take_wakeups(self, limit: int) -> list[Waiting]:
+        """Jobs whose transaction has been committed, for whoever puts them on the queue."""
+        return [Waiting(*row) for row in await self._postgres.ask(sql.TAKE_WAKEUPS, limit)]
 
 
 async def _asked(transaction: Any, statement: str, given: dict[str, Any]) -> Any:

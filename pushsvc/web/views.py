@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from .. import wire
-from ..bus import Publisher
+from ..bus import FAULTS, NO_WEIGHTS, Publisher, Queue, Stand, away
 from ..domain import SERVICE_CALLBACK, Job, JobStatus, format_cursor, job_channel, timestamp
-from ..store import JobStore
+from ..store.batching import Batcher
 
 
 class JobViews:
     """Jobs as JSON. `prefix` is where the API is mounted, for links of which no request says it."""
 
-    def __init__(self, jobs: JobStore, publisher: Publisher, prefix: str = "") -> None:
-        self._jobs = jobs
+    def __init__(
+        self, queue: Queue, publisher: Publisher, prefix: str = "", weights: Mapping[str, float] = NO_WEIGHTS
+    ) -> None:
+        self._queue = queue
         self._publisher = publisher
+        self._weights = weights
+        self._stand: Batcher[str, Stand | None] = Batcher("place", self._look)
         self._prefix = prefix
 
     def path(self, job: Job, prefix: str | None = None) -> str:
@@ -35,6 +40,13 @@ class JobViews:
             "events": f"{prefix}/v1/events?channels={channel}",
         } | called
 
+    async def _look(self, jobs: Sequence[str]) -> list[Stand | None]:
+        try:
+            return [*await self._queue.stand(jobs, self._weights)]
+        except FAULTS as error:
+            away("looking where jobs stand in the queue", error)
+            return [None] * len(jobs)
+
     async def view(
         self,
         job: Job,
@@ -47,11 +59,11 @@ class JobViews:
         """The job; `cursor` is where to listen from, by default its own channel's position. With the `mark` of a
         submission its link cancels for that one only. `prefix` is where the request found the API. `placed`: with
         its place in the queue, which has to be counted."""
-        progress, position = None, None
+        progress, stand = None, None
         if job.attempt and not job.status.terminal:
             progress = await self._publisher.last_progress(job.id)
         if placed and job.status is JobStatus.QUEUED:
-            position = await self._jobs.queue_position(job)
+            stand = await self._stand(job.id)
         view: dict[str, Any] = {
             "id": job.id,
             "job": job.name,
@@ -59,7 +71,8 @@ class JobViews:
             "version": job.version,
             "attempt": job.attempt,
             "progress": wire.load(progress) if progress else None,
-            "queue_position": position,
+            "queue_position": stand.ahead if stand else None,
+            "waiting_for": _waiting_for(job, stand),
             "created_at": timestamp(job.created_at),
             "started_at": timestamp(job.started_at) if job.started_at else None,
             "finished_at": timestamp(job.finished_at) if job.finished_at else None,
@@ -69,3 +82,16 @@ class JobViews:
             "cursor": cursor or format_cursor([job.position]),
         }
         return wire.dump(view)
+
+
+def _waiting_for(job: Job, stand: Stand | None) -> str | None:
+    """What a queued job waits for; None where nothing keeps it, or it is not known."""
+    if job.status is not JobStatus.QUEUED:
+        return None
+    if job.run_at > datetime.now(UTC):
+        return "its time"
+    if stand is None or stand.state == "claimed":
+        return None
+    if not stand.workers:
+        return "a worker"
+    return {"parked": "a limit", "ready": "its turn"}.get(stand.state)

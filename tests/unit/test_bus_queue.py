@@ -174,7 +174,9 @@ async def test_enqueueing_again_changes_nothing(kit: Kit) -> None:
 async def test_a_token_waits_for_a_worker_that_is_not_listening_yet_and_names_the_job(kit: Kit) -> None:
     job = due(-1)
     await kit.queue.enqueue([job])
-    assert await kit.queue.token(5) == job.id, "so that PostgreSQL may start it while Redis is still claiming it"
+    assert await kit.queue.token(5) == (job.id, "default"), (
+        "so that PostgreSQL may start it while Redis is still claiming it"
+    )
     assert not await kit.queue.token(0.01)
 
 
@@ -287,7 +289,7 @@ async def test_two_queues_do_not_mix(kit: Kit) -> None:
 
 async def test_a_token_that_names_no_job_tells_whether_a_worker_has_room(kit: Kit) -> None:
     taking = asyncio.create_task(kit.queue.taken("probe", 5))
-    assert await kit.queue.token(5) == "probe"
+    assert await kit.queue.token(5) == ("probe", "default")
     assert (await soon(taking) or 0) > 0
     assert await kit.queue.taken("probe", 0.05) is None
     assert await tokens(kit) == 0

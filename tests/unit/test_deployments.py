@@ -32,6 +32,7 @@ from pushsvc.store import (
     device_statements,
     migrate,
     retention_statements,
+    start_statements,
     statements,
     submission_statements,
     wakeup_statements,
@@ -152,8 +153,11 @@ def calls(facts: Facts) -> dict[str, tuple[Any, ...]]:
         "CHILDREN_IN_FLIGHT": ("p", 10),
         "TAKE_WAKEUPS": (10,),
         "FORGET_KEYS": (10,),
-        "QUEUE_POSITION": (now + timedelta(days=1), "z", 10),
-        "START_JOBS": (jobs, "w", 10.0, 3),
+        "START_JOBS": (jobs, "w", 10.0, 3, []),
+        "LOCK_LIMITS": (jobs, ["report"]),
+        "START_LIMITED": (jobs, "w", 10.0, 3, ["report"], [None], [None]),
+        "RUNNING": (["report"],),
+        "WAITING_BY_QUEUE": (100,),
         "UNSTARTED": (jobs,),
         "RENEW_LEASES": (*spread, 10.0),
         "REQUEUE_JOBS": (*spread, [0.0] * 8 * n, ["failed"] * 8 * n, texts),
@@ -220,23 +224,30 @@ def calls(facts: Facts) -> dict[str, tuple[Any, ...]]:
 
 COUNTS = {
     "QUEUED_COUNT": [(0,)],
-    "QUEUE_POSITION": [(0,)],
     "DEVICES_OF": [(0, False)],
     "NEXT_DUE": [(None,)],
     "ENABLE_ENDPOINT": [(0, 0)],
 }
 """Answers that say nothing by a row of their own."""
 
+COLUMNS = {"JOB", "J", "CLAIM", "WAITING", "LAPSED_LEASE"}
 WRITING = {"INSERT_JOBS", "OPEN_CHANNELS", "PUBLISH_EVENTS", "PUT_TICKET", "FIRST_BEAT", "SWEEP_LOCK"}
 """They make something: tests of their own show that it is apart from what others have."""
 
 
 def all_statements() -> Iterator[tuple[str, str]]:
     yield "TAKE_WAKEUPS", wakeup_statements.TAKE_WAKEUPS
-    modules = (statements, submission_statements, webhook_statements, retention_statements, device_statements)
+    modules = (
+        statements,
+        start_statements,
+        submission_statements,
+        webhook_statements,
+        retention_statements,
+        device_statements,
+    )
     found = {name: value for module in modules for name, value in vars(module).items()}
     for name, value in found.items():
-        if name.isupper() and not name.startswith("_") and name not in ("JOB", "J") and isinstance(value, str):
+        if name.isupper() and not name.startswith("_") and name not in COLUMNS and isinstance(value, str):
             yield name, value
 
 
@@ -293,7 +304,9 @@ async def test_the_same_arguments_find_rows_of_the_deployment_itself(settings: S
 
 SWEEPING = {
     "QUEUED_COUNT",
-    "QUEUE_POSITION",
+    "RUNNING",
+    "START_LIMITED",
+    "WAITING_BY_QUEUE",
     "TAKE_WAKEUPS",
     "FORGET_KEYS",
     "LAPSED",

@@ -204,7 +204,7 @@ async def test_joins_cancels_starts_and_ends_at_once_leave_nobody_without_a_job_
     async def work(mine: Kit) -> None:
         while True:
             page = await mine.jobs.queued_page(ORIGIN, 10)
-            for claim in (await mine.jobs.start([row[0] for row in page], "w", 60)).values():
+            for claim in (await mine.jobs.start([row[0].id for row in page], "w", 60)).values():
                 await asyncio.sleep(draw.random() * 0.01)
                 held = await mine.jobs.renew([(claim.job.id, claim.job.version)], 60)
                 stopped = held.get(claim.job.id, False)

@@ -372,7 +372,7 @@ async def test_sweeping_at_once_from_several_processes_ends_each_job_once(kit: K
 
 async def test_a_worker_without_room_leaves_the_token_to_another(kit: Kit, settings: Settings) -> None:
     room = True
-    busy = Wakeup(kit.queue, lambda: room)
+    busy = Wakeup(kit.queue, ["default"], lambda: room)
     busy.start()
     try:
 
@@ -394,7 +394,7 @@ async def test_a_worker_without_room_leaves_the_token_to_another(kit: Kit, setti
 
 
 async def test_a_token_a_call_or_time_wakes_the_worker(kit: Kit) -> None:
-    wakeup = Wakeup(kit.queue, lambda: True)
+    wakeup = Wakeup(kit.queue, ["default"], lambda: True)
     wakeup.start()
     try:
         waiting = asyncio.create_task(wakeup.wait(60))

@@ -52,7 +52,7 @@ async def nothing_left(kit: Kit) -> bool:
     rows = await kit.postgres.fetch("SELECT id FROM pushsvc.jobs UNION ALL SELECT name FROM pushsvc.channels")
     keys = [key.decode() for key in await kit.redis.keys("*")]
     # What a worker leaves of its own.
-    return not rows and set(keys) <= {f"{kit.queue.name}:pushsvc"}
+    return not rows and set(keys) <= {f"{kit.queue.name}:pushsvc", f"{kit.queue.name}:workers:default"}
 
 
 async def test_with_a_worker_it_is_stored_run_and_pushed_and_leaves_nothing(kit: Kit, service: Service) -> None:
@@ -103,7 +103,7 @@ async def test_one_that_no_worker_ends_is_given_up_and_leaves_nothing(
 async def test_a_worker_that_gives_the_wake_up_back_has_no_room(kit: Kit) -> None:
     taking = asyncio.create_task(kit.queue.taken("probe", 0.2))
     for _ in range(3):
-        assert await kit.queue.token(5) == "probe"
+        assert await kit.queue.token(5) == ("probe", "default")
         await kit.queue.wake("probe")
     assert await taking is None
     assert await kit.redis.keys("*") == []

@@ -66,7 +66,7 @@ async def test_beats_in_time_give_nothing_back(kit: Kit) -> None:
         assert await beats.beat() == 0
     assert await left(kit, job) < 0.1
     await passes(kit, 0.5)
-    assert [found[0] for found in await kit.jobs.lapsed(10)] == [job]
+    assert [found[0].id for found in await kit.jobs.lapsed(10)] == [job]
     assert await taken(kit, job)
 
 

@@ -162,7 +162,7 @@ async def test_a_claim_holds_what_a_worker_needs(kit: Kit) -> None:
 async def test_a_lapsed_lease_is_taken_over_and_fences_its_holder(kit: Kit) -> None:
     job = await kit.store(submission())
     first = (await kit.jobs.start([job.id], "dead", -1))[job.id]
-    assert [row[:3] for row in await kit.jobs.lapsed(10)] == [(job.id, "report", 2)]
+    assert [(row[0].id, row[0].name, row[1]) for row in await kit.jobs.lapsed(10)] == [(job.id, "report", 2)]
     second = (await kit.jobs.start([job.id], "alive", 60))[job.id]
     assert (second.job.version, second.job.attempt) == (3, 2)
     assert await kit.jobs.renew([(job.id, first.job.version)], 60) == {}
@@ -179,7 +179,7 @@ async def test_after_too_many_lost_workers_a_job_is_not_started_again(kit: Kit) 
     for attempt in range(MAX_LOSSES + 1):
         assert (await kit.jobs.start([job.id], "w", -1))[job.id].job.attempt == attempt + 1
     assert await kit.jobs.start([job.id], "w", 10) == {}
-    assert [row[3] for row in await kit.jobs.lapsed(10)] == [MAX_LOSSES + 1]
+    assert [row[2] for row in await kit.jobs.lapsed(10)] == [MAX_LOSSES + 1]
 
 
 async def test_renewing_keeps_a_lease_and_tells_of_a_cancel(kit: Kit) -> None:
@@ -384,9 +384,9 @@ async def test_an_owners_jobs_are_listed_newest_first_and_paged(kit: Kit) -> Non
 
 
 async def test_counts_of_the_queue_stop_at_their_limit(kit: Kit) -> None:
-    jobs = [await kit.store(submission()) for _ in range(5)]
+    for _ in range(5):
+        await kit.store(submission())
     assert (await kit.jobs.queued(3), await kit.jobs.queued(10)) == (3, 5)
-    assert [await kit.jobs.queue_position(job) for job in jobs] == [0, 1, 2, 3, 4]
 
 
 async def test_without_postgresql_a_question_ends_in_unavailable() -> None:

@@ -171,7 +171,7 @@ async def test_who_dies_between_the_table_and_the_queue_loses_nothing(settings: 
     service, report = made(settings)
     async with by_asyncpg(database_url) as transaction:
         handle = await service.options(session=transaction).submit(report, "JFK")
-    assert [job for job, _, _ in await service.parts.within.take_wakeups(10)] == [handle.id]
+    assert [job for job, *_ in await service.parts.within.take_wakeups(10)] == [handle.id]
     async with working(service):
         assert await soon(handle.result()) == "JFK"
 

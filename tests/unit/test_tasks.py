@@ -314,6 +314,7 @@ LOOPS = {
     "waiting for wake-ups": "jobs.wakeup",
     "claiming jobs": "jobs.worker",
     "renewing leases": "tasks",
+    "saying which queues are served": "tasks",
     "telling that the event loop turns": "tasks",
     "watching the event loop": "jobs.watch",
     "keeping leases": "jobs.keeper",

@@ -87,7 +87,7 @@ def desk(kit: Kit, hub: Hub, gate: Gate | None = None, **changes: Any) -> Desk:
         admission=admission(),
         cursors=Cursors(PositionStore(kit.postgres), settings.cursor_limit),
         door=Submitter(Registry(), kit.jobs, Within(kit.postgres), kit.events, kit.queue, settings),
-        views=JobViews(kit.jobs, kit.publisher),
+        views=JobViews(kit.queue, kit.publisher),
         settings=settings,
     )
 
