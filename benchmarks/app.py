@@ -17,6 +17,12 @@ async def nothing() -> None:
     """No work at all: what remains is what the service costs."""
 
 
+@service.job
+async def brief() -> None:
+    """20 ms."""
+    await asyncio.sleep(0.02)
+
+
 def sleeping(seconds: float, number: int) -> Select[Any]:
     return select(func.pg_sleep(seconds), literal(number))
 

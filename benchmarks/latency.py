@@ -41,7 +41,7 @@ SECRET = "a secret for benchmarks, 32 chars."
 
 
 @contextmanager
-def running() -> Iterator[tuple[str, str]]:
+def running(**settings: str) -> Iterator[tuple[str, str]]:
     """Engines, a web process, a worker and a stock arq worker; the base URL and Redis' URL."""
     directory = Path(tempfile.mkdtemp(prefix="pushsvc-bench-"))
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -55,6 +55,7 @@ def running() -> Iterator[tuple[str, str]]:
                 "PUSHSVC_REDIS_URL": valkey.url,
                 "PUSHSVC_SECRET": SECRET,
                 "PUSHSVC_LOG_LEVEL": "warning",
+                **settings,
             }
             pushsvc = [sys.executable, "-m", "pushsvc"]
             commands = [
