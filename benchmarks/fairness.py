@@ -1,4 +1,4 @@
-"""Fairness: how long one owner's job waits while another owner has 100,000 waiting, and what a place in the queue costs.
+"""Fairness: how long one owner's job waits while another owner has 100,000 waiting, and what its POST costs then.
 
     python -m benchmarks.fairness [--waiting 100000] [--runs 200]
 
