@@ -10,6 +10,11 @@ from .. import wire
 from ..bus import FAULTS, NO_WEIGHTS, Publisher, Queue, Stand, away
 from ..domain import SERVICE_CALLBACK, Job, JobStatus, format_cursor, job_channel, timestamp
 from ..store.batching import Batcher
+from ..tasks import within
+
+
+TOLD_WITHIN = 0.5
+"""Seconds that Redis keeps a look at a job waiting at most."""
 
 
 class JobViews:
@@ -42,7 +47,7 @@ class JobViews:
 
     async def _look(self, jobs: Sequence[str]) -> list[Stand | None]:
         try:
-            return [*await self._queue.stand(jobs, self._weights)]
+            return [*await within(TOLD_WITHIN, self._queue.stand(jobs, self._weights))]
         except FAULTS as error:
             away("looking where jobs stand in the queue", error)
             return [None] * len(jobs)
