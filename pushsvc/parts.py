@@ -34,6 +34,7 @@ from .jobs import (
     Registry,
     Submitter,
     Sweeper,
+    Ticker,
     Worker,
 )
 from .jobs import Submit as SubmitJob
@@ -51,6 +52,7 @@ from .store import (
     RecordStore,
     Retention,
     TicketStore,
+    TickStore,
     WebhookStore,
     Within,
     check_schema,
@@ -328,6 +330,10 @@ class Parts:
     @cached_property
     def committed(self) -> Committed:
         return Committed(self.within, Ear(self.url, self.settings.deployment, self.settings.pooler), self.queue)
+
+    @cached_property
+    def ticker(self) -> Ticker:
+        return Ticker(self.jobs, TickStore(self.postgres, self.store), self.submitter)
 
     @cached_property
     def follower(self) -> Follower:

@@ -83,6 +83,7 @@ class Workplace:
         sending = asyncio.create_task(courier.run(), name="courier")
         beating = asyncio.create_task(parts.beats.run(), name="beats")
         hearing = asyncio.create_task(parts.committed.run(), name="committed")
+        ticking = asyncio.create_task(parts.ticker.run(), name="ticker")
         stopping = asyncio.create_task(until.wait())
         try:
             await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -94,7 +95,7 @@ class Workplace:
             courier.stop()
             await sending
         finally:
-            await stop(sweeping, stopping, running, sending, beating, hearing)
+            await stop(sweeping, stopping, running, sending, beating, hearing, ticking)
 
     # Leases
 

@@ -35,6 +35,7 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_d
 DELETE FROM pushsvc.events; DELETE FROM pushsvc.jobs; DELETE FROM pushsvc.channels;
 DELETE FROM pushsvc.positions; DELETE FROM pushsvc.tickets; DELETE FROM pushsvc.disabled_endpoints;
 DELETE FROM pushsvc.beats; DELETE FROM pushsvc.records; DELETE FROM pushsvc.keys; DELETE FROM pushsvc.wakeups;
+DELETE FROM pushsvc.ticks;
 DROP SCHEMA public CASCADE; CREATE SCHEMA public
 """
 

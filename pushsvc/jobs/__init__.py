@@ -20,6 +20,7 @@ from .signature import params_model
 from .submission import BatchRequest, JobRequest, Submitter
 from .submit import Options, Parent, Submit
 from .sweeper import Sweeper
+from .ticker import Ticker
 from .watch import Watch
 from .worker import Worker
 
@@ -56,6 +57,7 @@ __all__ = [
     "Submitter",
     "Sweeper",
     "Terms",
+    "Ticker",
     "Watch",
     "Worker",
     "current_job",

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
+from pydantic import BaseModel
+
 from ..domain import DEFAULT_QUEUE, check_queue
 from ..errors import PushsvcError, SettingsError
 from ..queries import PgSettings
@@ -16,6 +18,7 @@ from .context import PgSettingsFor
 from .options import PRIORITIES, Priority
 from .registry import JobSpec
 from .retries import retries_of
+from .schedule import Missed, Schedule, schedule_of
 from .signature import params_model
 
 MOST_ATTEMPTS = 1000
@@ -40,6 +43,12 @@ class Terms:
     priority: Priority
     max_running: int | None
     max_running_each: int | None
+    cron: str | None
+    tz: str | None
+    every: float | str | None
+    missed: Missed
+    overlap: bool
+    owner: str
 
     def named(self, prefix: str) -> Terms:
         return replace(self, name=prefix + self.name)
@@ -70,6 +79,12 @@ class Offers(ABC):
         priority: Priority = "normal",
         max_running: int | None = None,
         max_running_each: int | None = None,
+        cron: str | None = None,
+        tz: str | None = None,
+        every: float | str | None = None,
+        missed: Missed = "one",
+        overlap: bool = False,
+        owner: str = "service",
     ) -> Callable[[Function], Function]: ...
 
     def job(
@@ -87,6 +102,12 @@ class Offers(ABC):
         priority: Priority = "normal",
         max_running: int | None = None,
         max_running_each: int | None = None,
+        cron: str | None = None,
+        tz: str | None = None,
+        every: float | str | None = None,
+        missed: Missed = "one",
+        overlap: bool = False,
+        owner: str = "service",
     ) -> Any:
         """Make a function a job: `async def`, or `def`, which runs in a thread.
 
@@ -98,8 +119,14 @@ class Offers(ABC):
         only; `{TimeoutError: "30s", ValueError: False}`, in so many seconds after the one, and not after the other;
         the rest as ever, after a second, then two, four and so on, up to a minute. `queue` says which workers run it,
         `priority` what comes first among one owner's jobs; a submission may say otherwise. `max_running` is how many
-        of it run at once over all workers, `max_running_each` how many of them for one owner; the others wait. The
-        function itself stays as it is. Raises SettingsError when its signature can't be filled from JSON by name.
+        of it run at once over all workers, `max_running_each` how many of them for one owner; the others wait.
+
+        With `cron`, as in `"0 3 * * *"`, in the time zone `tz`, or `every`, a duration, it is submitted by itself,
+        each time once over all workers. Of ticks that were `missed` while no worker ran, the last `one`, `none` or
+        `all` are made up for. While the job of one tick runs the next is skipped, unless they may `overlap`. It is
+        the `owner`'s.
+
+        The function itself stays as it is. Raises SettingsError when its signature can't be filled from JSON by name.
         """
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,6 +143,12 @@ class Offers(ABC):
                 priority,
                 max_running,
                 max_running_each,
+                cron,
+                tz,
+                every,
+                missed,
+                overlap,
+                owner,
             )
             self._offer(function, said)
             return function
@@ -171,8 +204,17 @@ def spec_of(function: Callable[..., Any], terms: Terms, retention: float) -> Job
         queue=check_queue(terms.queue, SettingsError),
         priority=terms.priority,
         max_running=_limit(f"job {job}: max_running", terms.max_running),
+        schedule=_schedule(terms, params),
         max_running_each=_limit(f"job {job}: max_running_each", terms.max_running_each),
     )
+
+
+def _schedule(terms: Terms, params: type[BaseModel]) -> Schedule | None:
+    made = schedule_of(terms.name, terms.cron, terms.tz, terms.every, terms.missed, terms.overlap, terms.owner)
+    needed = [name for name, field in params.model_fields.items() if field.is_required()]
+    if made is not None and needed:
+        raise SettingsError(f"job {terms.name} is periodic, so nobody gives {needed[0]}: let it have a default")
+    return made
 
 
 def _limit(what: str, given: object) -> int | None:

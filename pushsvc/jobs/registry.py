@@ -22,6 +22,7 @@ from .failures import Failure
 from .options import Priority
 from .payload import Instants
 from .retries import AS_EVER, Retries
+from .schedule import Schedule
 from .signature import schema_of
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class JobSpec:
     max_running: int | None = None
     max_running_each: int | None = None
     """How many of it run at once over all workers, and how many of them for one owner."""
+    schedule: Schedule | None = None
+    """When it is due by itself."""
     recorded: bool = False
     """Whether it is an endpoint, whose jobs are recorded requests: nobody submits one by its name."""
 

@@ -31,7 +31,7 @@ from ..domain import (
 )
 from ..errors import BadRequest, PushsvcError, QueueFull, Unavailable, UnknownJob
 from ..settings import Settings
-from ..store import EventStore, JobStore, Within
+from ..store import EventStore, JobStore, TickStore, Within
 from ..store.batching import Batcher
 from ..tasks import Background
 from ..text import Name
@@ -166,6 +166,16 @@ class Submitter:
         for accepted, submission in zip(stored, submissions, strict=True):
             self._queue_soon(accepted, submission)
         return stored
+
+    async def accept_tick(self, ticks: TickStore, schedule: str, at: datetime, submission: Submission) -> bool:
+        """Store the job of a schedule's tick, unless somebody else has; whether it was stored here. Raises
+        Unavailable."""
+        if submission.owner is not None:
+            await self._open_inbox(Channel(submission.tenant, inbox(submission.owner)))
+        accepted = await ticks.submit(schedule, at, submission)
+        if accepted is not None:
+            self._queue_soon(accepted, submission)
+        return accepted is not None
 
     async def within(self, submission: Submission) -> Callable[[Any, Submission], Awaitable[str]]:
         """What stores the job by an author's own transaction, and gives its id. Nobody puts it on the queue here:

@@ -211,6 +211,7 @@ class Sweeper:
             ("trimming channels", partial(keep.trim, settings.channel_events, PAGE)),
             ("forgetting devices", partial(keep.forget_devices, settings.device_retention, PAGE)),
             ("forgetting keys", partial(keep.forget_keys, PAGE)),
+            ("forgetting ticks", partial(keep.forget_ticks, PAGE)),
             ("forgetting tickets", partial(keep.forget_tickets, PAGE)),
             ("forgetting recorded requests", partial(keep.forget_records, PAGE)),
         ):

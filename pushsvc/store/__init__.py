@@ -13,6 +13,7 @@ from .records import Entered, KeptAnswer, Record, RecordStore
 from .retention import Retention
 from .schema import check_schema, migrate
 from .tickets import TicketStore
+from .ticks import TickState, TickStore
 from .waiting import Limit, Waiting
 from .webhooks import Viewer, Webhook, WebhookStore
 from .within import Within
@@ -42,6 +43,8 @@ __all__ = [
     "RecordStore",
     "Requeue",
     "Retention",
+    "TickState",
+    "TickStore",
     "TicketStore",
     "Viewer",
     "Waiting",

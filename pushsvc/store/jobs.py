@@ -108,6 +108,13 @@ class JobStore:
 
         return await self._decided(tried)
 
+    async def insert_by(self, connection: Connection, submission: Submission) -> list[Accepted]:
+        """Store one without a key by a connection that is in a transaction."""
+        found = await self._insert(
+            [submission], lambda sql, *args: connection.fetch(sql, self._postgres.deployment, *args)
+        )
+        return [each for each in found if each is not None]
+
     async def _decided(self, insert: Callable[[], Awaitable[T | None]]) -> T:
         """Try again while somebody's open transaction has a key: neither a connection nor anybody else waits."""
         loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import retention_statements as sql
+from . import tick_statements as ticks
 from .postgres import Postgres
 from .record_statements import DROP_ORPHANS
 
@@ -67,6 +68,10 @@ class Retention:
     async def forget_keys(self, limit: int) -> int:
         """Keys that are old enough, and whose jobs are gone."""
         return len(await self._postgres.ask(sql.FORGET_KEYS, limit))
+
+    async def forget_ticks(self, limit: int) -> int:
+        """Ticks of periodic jobs more than a day ago, but for the last of each schedule."""
+        return len(await self._postgres.ask(ticks.FORGET_TICKS, limit))
 
     async def forget_tickets(self, limit: int) -> int:
         """Tickets that nobody has used in time."""

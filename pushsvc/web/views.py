@@ -12,7 +12,6 @@ from ..domain import SERVICE_CALLBACK, Job, JobStatus, format_cursor, job_channe
 from ..store.batching import Batcher
 from ..tasks import within
 
-
 TOLD_WITHIN = 0.5
 """Seconds that Redis keeps a look at a job waiting at most."""
 

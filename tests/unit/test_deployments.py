@@ -35,6 +35,7 @@ from pushsvc.store import (
     start_statements,
     statements,
     submission_statements,
+    tick_statements,
     wakeup_statements,
     webhook_statements,
 )
@@ -119,6 +120,7 @@ TABLES = (
     "beats",
     "keys",
     "wakeups",
+    "ticks",
 )
 
 
@@ -153,6 +155,8 @@ def calls(facts: Facts) -> dict[str, tuple[Any, ...]]:
         "CHILDREN_IN_FLIGHT": ("p", 10),
         "TAKE_WAKEUPS": (10,),
         "FORGET_KEYS": (10,),
+        "TICK_STATES": (["report every 60 s"],),
+        "FORGET_TICKS": (10,),
         "START_JOBS": (jobs, "w", 10.0, 3, []),
         "LOCK_LIMITS": (jobs, ["report"]),
         "START_LIMITED": (jobs, "w", 10.0, 3, ["report"], [None], [None]),
@@ -231,7 +235,7 @@ COUNTS = {
 """Answers that say nothing by a row of their own."""
 
 COLUMNS = {"JOB", "J", "CLAIM", "WAITING", "LAPSED_LEASE"}
-WRITING = {"INSERT_JOBS", "OPEN_CHANNELS", "PUBLISH_EVENTS", "PUT_TICKET", "FIRST_BEAT", "SWEEP_LOCK"}
+WRITING = {"INSERT_JOBS", "PUT_TICK", "OPEN_CHANNELS", "PUBLISH_EVENTS", "PUT_TICKET", "FIRST_BEAT", "SWEEP_LOCK"}
 """They make something: tests of their own show that it is apart from what others have."""
 
 
@@ -241,6 +245,7 @@ def all_statements() -> Iterator[tuple[str, str]]:
         statements,
         start_statements,
         submission_statements,
+        tick_statements,
         webhook_statements,
         retention_statements,
         device_statements,
@@ -262,6 +267,8 @@ async def test_no_statement_sees_or_changes_a_row_of_another_deployment(settings
             rows = [tuple(row) for row in await kit.postgres.fetch(statement, OTHER, *asked.pop(name))]
             if name == "TRIM_CHANNELS":
                 assert [row[2] for row in rows] == [[]]
+            elif name == "TICK_STATES":
+                assert [row[2:] for row in rows] == [(None, None, False)]
             else:
                 assert rows == COUNTS.get(name, []), name
             assert await everything(kit, OTHER) == before, name
@@ -270,6 +277,9 @@ async def test_no_statement_sees_or_changes_a_row_of_another_deployment(settings
 
 PREPARED = {
     "OVERDUE": "UPDATE pushsvc.jobs SET deadline = now() - interval '1 s' WHERE parent = 'p'",
+    "FORGET_TICKS": "INSERT INTO pushsvc.ticks"
+    " SELECT deployment, 'report every 60 s', now() - n * interval '1 day', NULL"
+    " FROM pushsvc.beats, generate_series(0, 2) n",
     "FORGET_KEYS": "UPDATE pushsvc.keys SET expires_at = now() - interval '1 s', job = 'gone'",
     "FORGET_POSITIONS": "UPDATE pushsvc.positions SET acked_at = now() - interval '1 day'",
     "NEXT_DUE": "UPDATE pushsvc.webhooks SET due_at = now() + interval '1 day'",
@@ -309,6 +319,7 @@ SWEEPING = {
     "WAITING_BY_QUEUE",
     "TAKE_WAKEUPS",
     "FORGET_KEYS",
+    "FORGET_TICKS",
     "LAPSED",
     "UNENDED_CANCELS",
     "OVERDUE",

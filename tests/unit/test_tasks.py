@@ -323,6 +323,7 @@ LOOPS = {
     "looking for due webhooks": "webhooks.courier",
     "listening for transactions": "store.ear",
     "queueing what transactions have submitted": "jobs.committed",
+    "following schedules": "jobs.ticker",
 }
 """Every supervised loop, and the module that names `forever` for it."""
 
