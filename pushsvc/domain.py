@@ -401,6 +401,8 @@ class Outcome:
     error: str | None = None
     inline: bool = True
     sha256: str | None = None
+    recorded: bool = True
+    """Whether it may be an endpoint's, of which a record is kept until now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..domain import (
     job_channel,
     new_job_id,
 )
-from ..errors import JobFailed, Unavailable
+from ..errors import JobFailed, Unavailable, UnknownJob
 from ..queries import Database, DatabasePool
 from ..settings import Settings
 from ..store import JobStore, Requeue
@@ -251,7 +252,7 @@ class Worker:
             ending, result = await attempt.run()
             self._holds.keep_on(job.id)
             if isinstance(ending, Outcome):
-                await self._store_ending(ending, result)
+                await self._store_ending(replace(ending, recorded=self._recorded(job.name)), result)
             elif isinstance(ending, Requeue):
                 await self._requeue(ending)
         finally:
@@ -261,6 +262,13 @@ class Worker:
             self._limited.ended(attempt.claim)
             if attempt.occupied:
                 self._keep_place(attempt)
+
+    def _recorded(self, name: str) -> bool:
+        try:
+            return self._registry.get(name).recorded
+        except UnknownJob:
+            # Another version's: it may be.
+            return True
 
     async def _store_ending(self, outcome: Outcome, result: bytes | None) -> None:
         try:

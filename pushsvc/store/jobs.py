@@ -149,7 +149,8 @@ class JobStore:
             [s.parent for s in batch],
             [s.queue for s in batch],
         )
-        rows = await ask(submissions.INSERT_JOBS, *columns)
+        plain = all(s.key is None and s.mark is None for s in batch)
+        rows = await ask(submissions.INSERT_PLAIN_JOBS if plain else submissions.INSERT_JOBS, *columns)
         stored = {row["id"]: _accepted(row) for row in rows}
         missing = [s for s in batch if s.id not in stored]
         if missing:
@@ -306,7 +307,7 @@ class JobStore:
         # Of several endings of one attempt the first counts: the statement may see each only once.
         given = list({(o.id, o.version): o for o in reversed(batch)}.values())
         rows = await self._postgres.ask(
-            sql.FINISH_JOBS,
+            sql.FINISH_RECORDED_JOBS if any(o.recorded for o in given) else sql.FINISH_JOBS,
             [o.id for o in given],
             [o.version for o in given],
             [o.status.value for o in given],

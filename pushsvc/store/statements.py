@@ -147,14 +147,19 @@ WITH given AS (
     FROM (SELECT *, CASE callback_url WHEN 'default' THEN $9 ELSE callback_url END AS url FROM done) d
     WHERE url IS NOT NULL
     RETURNING job
-), forgotten AS (
-    DELETE FROM pushsvc.records r USING done d WHERE r.job = d.id
 )
 SELECT {", ".join(f"d.{column.strip()}" for column in JOB.split(","))},
     c.name AS channel, c.epoch, l."offset", k.job IS NOT NULL AS called
 FROM done d LEFT JOIN logged l ON l.job = d.id LEFT JOIN counted c ON c.id = l.channel
 LEFT JOIN called k ON k.job = d.id
 """
+
+# Of endpoints: their records are gone with them.
+FINISH_RECORDED_JOBS = FINISH_JOBS.replace(
+    "), called AS (",
+    "), forgotten AS (DELETE FROM pushsvc.records r USING done d WHERE r.job = d.id), called AS (",
+    1,
+)
 
 PLACES_OF_JOBS = f"""
 SELECT {J}, c.name AS channel, c.epoch, e."offset",

@@ -18,15 +18,9 @@ def _lock_of_key(row: str) -> str:
     return f"hashtextextended(array_to_string(ARRAY[{parts}], E'\\x1f'), 0)"
 
 
-# A key that somebody's open transaction has is waited for by nobody here: the others of the batch would, too.
-INSERT_JOBS = f"""
-WITH given AS MATERIALIZED (
-    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::float[],
-        $9::float[], $10::int[], $11::text[], $12::text[], $13::text[], $14::text[], $15::bool[],
-        $16::timestamptz[], $17::timestamptz[], $18::text[], $19::text[], $20::text[])
-        AS g (id, tenant, owner, name, params, priority, timeout, retention, max_attempts, channels, callback_url,
-            key, digest, shared, run_at, deadline, mark, parent, queue)
-), free AS MATERIALIZED (
+def _insert(*, plain: bool) -> str:
+    """`plain`: none of them has a key, and none may be shared."""
+    keyed = f"""free AS MATERIALIZED (
     SELECT g.id FROM given g WHERE g.key IS NULL OR pg_try_advisory_xact_lock({_lock_of_key("g")})
 ), keyed AS (
     INSERT INTO pushsvc.keys (deployment, tenant, owner, key, job, digest, expires_at)
@@ -34,21 +28,36 @@ WITH given AS MATERIALIZED (
     FROM given g JOIN free ON free.id = g.id WHERE g.key IS NOT NULL ORDER BY g.tenant, g.owner, g.key
     ON CONFLICT DO NOTHING
     RETURNING job
-), j AS (
+), """
+    marked = """, marked AS (
+    INSERT INTO pushsvc.audiences (job, mark)
+    SELECT j.id, g.mark FROM given g JOIN j ON j.id = g.id WHERE g.mark IS NOT NULL
+)"""
+    return f"""
+WITH given AS MATERIALIZED (
+    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::float[],
+        $9::float[], $10::int[], $11::text[], $12::text[], $13::text[], $14::text[], $15::bool[],
+        $16::timestamptz[], $17::timestamptz[], $18::text[], $19::text[], $20::text[])
+        AS g (id, tenant, owner, name, params, priority, timeout, retention, max_attempts, channels, callback_url,
+            key, digest, shared, run_at, deadline, mark, parent, queue)
+), {"" if plain else keyed}j AS (
     INSERT INTO pushsvc.jobs (deployment, id, tenant, owner, name, params, priority, timeout, retention, max_attempts,
         channels, callback_url, digest, shared, status, version, run_at, deadline, parent, queue)
     SELECT $1, id, tenant, owner, name, params, priority, timeout, retention, least(max_attempts, {MOST_ATTEMPTS}),
         string_to_array(channels, E'\\n'), callback_url, digest, shared, 'queued', 1,
         coalesce(run_at, now()), deadline, parent, queue
-    FROM given WHERE key IS NULL OR id IN (SELECT job FROM keyed)
+    FROM given {"" if plain else "WHERE key IS NULL OR id IN (SELECT job FROM keyed)"}
     ON CONFLICT DO NOTHING
     RETURNING {JOB}
-), marked AS (
-    INSERT INTO pushsvc.audiences (job, mark)
-    SELECT j.id, g.mark FROM given g JOIN j ON j.id = g.id WHERE g.mark IS NOT NULL
-)
+){"" if plain else marked}
 SELECT {J}, c.epoch, c.top FROM j {inbox_of("j")}
 """
+
+
+# A key that somebody's open transaction has is waited for by nobody here: the others of the batch would, too.
+INSERT_JOBS = _insert(plain=False)
+
+INSERT_PLAIN_JOBS = _insert(plain=True)
 
 # Of a key whose job has been purged, the job's columns are NULL.
 JOBS_OF_KEYS = f"""

@@ -166,6 +166,7 @@ def calls(facts: Facts) -> dict[str, tuple[Any, ...]]:
         "RENEW_LEASES": (*spread, 10.0),
         "REQUEUE_JOBS": (*spread, [0.0] * 8 * n, ["failed"] * 8 * n, texts),
         "FINISH_JOBS": (*spread, ["failed"] * 8 * n, texts, texts, [True] * 8 * n, texts, facts.url),
+        "FINISH_RECORDED_JOBS": (*spread, ["failed"] * 8 * n, texts, texts, [True] * 8 * n, texts, facts.url),
         "PLACES_OF_JOBS": (jobs,),
         "CANCEL_JOB": ("default", jobs[0]),
         "CANCEL_FOR_ONE": ("default", jobs[2], "m1"),
@@ -235,7 +236,16 @@ COUNTS = {
 """Answers that say nothing by a row of their own."""
 
 COLUMNS = {"JOB", "J", "CLAIM", "WAITING", "LAPSED_LEASE"}
-WRITING = {"INSERT_JOBS", "PUT_TICK", "OPEN_CHANNELS", "PUBLISH_EVENTS", "PUT_TICKET", "FIRST_BEAT", "SWEEP_LOCK"}
+WRITING = {
+    "INSERT_JOBS",
+    "INSERT_PLAIN_JOBS",
+    "PUT_TICK",
+    "OPEN_CHANNELS",
+    "PUBLISH_EVENTS",
+    "PUT_TICKET",
+    "FIRST_BEAT",
+    "SWEEP_LOCK",
+}
 """They make something: tests of their own show that it is apart from what others have."""
 
 
