@@ -98,7 +98,7 @@ async def populate(kit: Kit) -> Facts:
     )
     await kit.postgres.fetch(waking, kit.postgres.deployment)
     await Beats(kit.postgres, kit.postgres.deployment, 8).beat()
-    rows = await kit.postgres.fetch("SELECT id FROM pushsvc.jobs")
+    rows = await kit.postgres.fetch("SELECT id FROM pushsvc.jobs ORDER BY created_at")
     webhooks = [
         row["id"]
         for row in await kit.postgres.fetch("SELECT id FROM pushsvc.webhooks ORDER BY settled_at NULLS LAST")
