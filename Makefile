@@ -47,6 +47,7 @@ soak: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.endpoints
+	$(BIN)/python -m benchmarks.fairness
 	$(BIN)/python -m benchmarks.queries
 	$(BIN)/python -m benchmarks.fanout --markdown
 	$(BIN)/python -m benchmarks.deaf
