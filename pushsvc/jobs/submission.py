@@ -167,15 +167,13 @@ class Submitter:
             self._queue_soon(accepted, submission)
         return stored
 
-    async def accept_tick(self, ticks: TickStore, schedule: str, at: datetime, submission: Submission) -> bool:
-        """Store the job of a schedule's tick, unless somebody else has; whether it was stored here. Raises
-        Unavailable."""
+    async def accept_tick(self, ticks: TickStore, schedule: str, at: datetime, submission: Submission) -> None:
+        """Store the job of a schedule's tick, unless somebody else has. Raises Unavailable."""
         if submission.owner is not None:
             await self._open_inbox(Channel(submission.tenant, inbox(submission.owner)))
         accepted = await ticks.submit(schedule, at, submission)
         if accepted is not None:
             self._queue_soon(accepted, submission)
-        return accepted is not None
 
     async def within(self, submission: Submission) -> Callable[[Any, Submission], Awaitable[str]]:
         """What stores the job by an author's own transaction, and gives its id. Nobody puts it on the queue here:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from datetime import datetime
 
 from ..errors import Unavailable
 from ..store import TickState, TickStore
-from ..tasks import forever
-from .registry import JobSpec, Registry
+from ..tasks import forever, tolerated
+from .registry import Registry
+from .schedule import Schedule
 from .submission import Submitter
 
 logger = logging.getLogger(__name__)
@@ -42,31 +42,34 @@ class Ticker:
 
     async def tick(self) -> float:
         """Submit whatever is due; in how many seconds to look again."""
-        specs = {spec.schedule.key(spec.name): spec for spec in self._registry if spec.schedule is not None}
+        followed = {
+            spec.schedule.key(spec.name): (spec.name, spec.schedule)
+            for spec in self._registry
+            if spec.schedule is not None
+        }
         pause = LONGEST
-        for state in await self._ticks.states(list(specs)) if specs else ():
-            spec = specs[state.schedule]
-            assert spec.schedule is not None
-            await self._follow(spec, state)
-            coming = next(spec.schedule.after(state.now))
+        for state in await self._ticks.states(list(followed)) if followed else ():
+            name, schedule = followed[state.schedule]
+            # What is wrong with one keeps none of the others from its time.
+            with tolerated(f"submitting the periodic job {name}", (Unavailable,)):
+                await self._follow(name, schedule, state)
+            coming = next(schedule.after(state.now))
             pause = min(pause, (coming - state.now).total_seconds())
         return max(pause, LEAST)
 
-    async def _follow(self, spec: JobSpec, state: TickState) -> None:
-        schedule = spec.schedule
-        assert schedule is not None
+    async def _follow(self, name: str, schedule: Schedule, state: TickState) -> None:
         if state.last is None:
             await self._ticks.note(state.schedule, state.now)
             return
-        last, flying = state.last, state.flying
-        for at in schedule.due(last, state.now):
-            if flying and not schedule.overlap:
-                logger.warning("%s is due and skipped: the job of the tick before still runs", spec.name)
-                await self._ticks.note(state.schedule, at, state.job)
-            else:
-                flying = await self._submit(spec, state.schedule, at) or flying
-
-    async def _submit(self, spec: JobSpec, schedule: str, at: datetime) -> bool:
-        assert spec.schedule is not None
-        made = self._submitter.check("default", spec.schedule.owner, spec.name, {})
-        return await self._submitter.accept_tick(self._ticks, schedule, at, replace(made, coalesce=False, mark=None))
+        due = schedule.due(state.last, state.now)
+        if not schedule.overlap and due:
+            # One at a time: whether its job still runs when the next one is due, the next look finds in PostgreSQL.
+            if state.flying and schedule.missed != "all":
+                logger.warning("%s is due and skipped: the job of the tick before still runs", name)
+                await self._ticks.note(state.schedule, due[-1], state.job)
+            due = [] if state.flying else due[:1]
+        for at in due:
+            made = self._submitter.check("default", schedule.owner, name, {})
+            await self._submitter.accept_tick(
+                self._ticks, state.schedule, at, replace(made, coalesce=False, mark=None)
+            )

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
+from pydantic import AfterValidator
 
 from pushsvc import JobContext, Service, Settings
 from pushsvc.errors import SettingsError
@@ -176,16 +177,65 @@ async def test_while_one_runs_the_next_is_skipped(settings: Settings, database_u
             clock.by = timedelta(hours=hour)
             await each.tick()
         (first,) = await jobs(database_url)
-        connection = await asyncpg.connect(database_url)
-        await connection.execute(
-            "UPDATE pushsvc.jobs SET status = 'cancelled', finished_at = now() WHERE id = $1", first["id"]
-        )
-        await connection.close()
+        assert first["name"] == "nightly"
+        await ended(database_url)
         await each.tick()
         assert len(await jobs(database_url)) == 1, "it is not made up for"
         clock.by = timedelta(hours=4)
         await each.tick()
         assert len(await jobs(database_url)) == 2
+
+
+async def ended(database_url: str) -> None:
+    """Whatever runs has ended."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(
+        "UPDATE pushsvc.jobs SET status = 'cancelled', finished_at = now() WHERE status = 'queued'"
+    )
+    await connection.close()
+
+
+async def test_all_that_was_missed_comes_one_after_another(settings: Settings, database_url: str) -> None:
+    async with tickers(settings, 2, every=3600, missed="all") as both:
+        await both[0][0].tick()
+        for _, clock in both:
+            clock.by = timedelta(hours=4)
+        for count in (1, 2, 3, 4, 4):
+            for _ in range(2):
+                await soon(asyncio.gather(*(each.tick() for each, _ in both)))
+                assert len(await jobs(database_url)) == count, "while it runs, no other does"
+            await ended(database_url)
+
+
+async def test_what_is_wrong_with_one_keeps_no_other_from_its_time(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(settings=settings)
+
+    @service.job(every=3600)
+    async def wrong(month: Annotated[int, AfterValidator(refused)] = 1) -> None: ...
+
+    @service.job(every=3600)
+    async def right() -> None: ...
+
+    try:
+        each, clock = ticker(service)
+        await each.tick()
+        clock.by = timedelta(hours=1)
+        monkeypatch.setattr("tests.unit.test_jobs_schedule.CLOSED", ["not today"])
+        await each.tick()
+        assert [job["name"] for job in await jobs(database_url)] == ["right"]
+    finally:
+        await service.close()
+
+
+CLOSED: list[str] = []
+
+
+def refused(month: int) -> int:
+    if CLOSED:
+        raise ValueError(CLOSED[0])
+    return month
 
 
 async def test_another_expression_begins_anew(settings: Settings, database_url: str) -> None:
