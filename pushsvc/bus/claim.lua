@@ -39,8 +39,10 @@ end
 
 if first ~= '' then
   if ready(first) and claim(first) then
+    -- It is started before its turn.
     local job = about(first)
-    take(tree_of(job.queue), first, job, known.weights)
+    local tree = tree_of(job.queue)
+    if remove(tree, first, job) then charge(tree, job.tenant, job.owner, known.weights, 1) end
   end
   -- Its place counts either way: the worker starts it in PostgreSQL at the same time.
   limit = limit - 1 + #claimed
@@ -53,11 +55,12 @@ while #claimed < limit and passed < PASSED_OVER do
   for at, name in ipairs(known.queues) do
     if #claimed >= limit then break end
     if not over[at] then
-      local id, taken = pop(tree_of(name), known.weights)
+      local tree = tree_of(name)
+      local id, tenant, owner = pop(tree, known.weights)
       over[at] = not id
       found = found or id
       if id and not (ready(id) and not parked(id, about(id)) and claim(id)) then
-        refund(taken)
+        charge(tree, tenant, owner, known.weights, -1)
         passed = passed + 1
       end
     end

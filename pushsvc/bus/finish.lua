@@ -6,7 +6,7 @@ for i = 3, 1 + 2 * tonumber(ARGV[1]), 2 do
   redis.call('DEL', 'arq:job:' .. id, 'arq:in-progress:' .. id, 'arq:retry:' .. id)
   if ready(id) then
     local job = about(id)
-    redis.call('ZREM', tree_of(job.queue) .. SEP .. job.tenant .. SEP .. job.owner .. SEP .. job.priority, id)
+    remove(tree_of(job.queue), id, job)
     redis.call('SREM', queue .. ':through', id)
     waits(tree_of(job.queue))
   end

@@ -78,7 +78,9 @@ class LocalQueue(Queue):
         now, ids = time.time(), []
         self._promote(now)
         if first is not None and first in self._waiting:
-            self._shares.take(first, _share(self._jobs[first]), rules.weights)
+            # It is started before its turn.
+            if self._shares.remove(first, share := _share(self._jobs[first])):
+                self._shares.charge(share, rules.weights)
             ids.append(first)
             self._put(first, now + lease)
         elif first is not None:
@@ -89,7 +91,7 @@ class LocalQueue(Queue):
                 ids.append(job)
                 self._put(job, now + lease)
             else:
-                self._shares.refund(_share(self._jobs[job]), rules.weights)
+                self._shares.charge(_share(self._jobs[job]), rules.weights, -1)
         if self._shares.waits() and not self._tokens:
             await self.wake()
         next_due = self._next_due()

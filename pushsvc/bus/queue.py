@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -62,10 +62,11 @@ class Rules:
     limited: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
 
-    def turned(self, by: int) -> Rules:
-        """The same, with another queue first."""
-        at = by % len(self.queues)
-        return replace(self, queues=self.queues[at:] + self.queues[:at])
+    def said(self, turn: int) -> bytes:
+        """As the script reads them, each time with another queue first."""
+        at = turn % len(self.queues)
+        queues = self.queues[at:] + self.queues[:at]
+        return wire.dump({"queues": queues, "limited": dict(self.limited), "weights": dict(self.weights)})
 
 
 class Kind(NamedTuple):
@@ -97,18 +98,6 @@ class Claimed:
 
 DEFAULT_RULES = Rules()
 NO_WEIGHTS: Mapping[str, float] = MappingProxyType({})
-
-
-@lru_cache
-def _text(
-    queues: tuple[str, ...], limited: tuple[tuple[str, str], ...], weights: tuple[tuple[str, float], ...]
-) -> bytes:
-    return wire.dump({"queues": queues, "limited": dict(limited), "weights": dict(weights)})
-
-
-def _said(rules: Rules) -> bytes:
-    """As the script reads it."""
-    return _text(rules.queues, tuple(rules.limited.items()), tuple(rules.weights.items()))
 
 
 class Queue:
@@ -174,7 +163,7 @@ class Queue:
             int(lease * 1000),
             worker,
             self.arq_id(first) if first else "",
-            _said(rules.turned(self._turn)),
+            rules.said(self._turn),
         )
         next_due = None if due is None else max(float(due) / 1000 - time.time(), 0.0)
         # Whatever somebody else may have put there: what is no job's id is recognised as such.

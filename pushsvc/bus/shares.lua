@@ -29,11 +29,13 @@ local function join(key, member)
   redis.call('ZADD', key, first[2] or 0, member)
 end
 
+local function jobs_of(tree, tenant, owner, priority)
+  return tree .. SEP .. tenant .. SEP .. owner .. SEP .. priority
+end
+
 local function push(tree, id, job)
-  local tenant = tree .. SEP .. job.tenant
-  local owner = tenant .. SEP .. job.owner
-  local new = redis.call('ZADD', owner .. SEP .. job.priority, job.due, id)
-  join(tenant, job.owner)
+  local new = redis.call('ZADD', jobs_of(tree, job.tenant, job.owner, job.priority), job.due, id)
+  join(tree .. SEP .. job.tenant, job.owner)
   join(tree, job.tenant)
   return new
 end
@@ -56,41 +58,34 @@ local function waits(tree)
     if not owner then
       redis.call('ZREM', tree, tenant)
     else
-      local jobs = owners .. SEP .. owner .. SEP
-      if redis.call('EXISTS', jobs .. '1', jobs .. '0', jobs .. '-1') > 0 then return true end
+      local function jobs(priority) return jobs_of(tree, tenant, owner, priority) end
+      if redis.call('EXISTS', jobs('1'), jobs('0'), jobs('-1')) > 0 then return true end
       redis.call('ZREM', owners, owner)
     end
   end
 end
 
--- Take the next job out of a tree. Returns its id, or false, and what `refund` needs.
+-- So many starts of an owner: of both the pass goes up, or, for one that was none after all, down again.
+local function charge(tree, tenant, owner, weights, starts)
+  redis.call('ZINCRBY', tree, starts / (weights[tenant] or 1), tenant)
+  redis.call('ZINCRBY', tree .. SEP .. tenant, starts, owner)
+end
+
+-- Take the next job out of a tree, and charge its owner. Returns its id, or false, its tenant and its owner.
 local function pop(tree, weights)
   if not waits(tree) then return false end
   local tenant = redis.call('ZRANGE', tree, 0, 0)[1]
-  local owners = tree .. SEP .. tenant
-  local first = redis.call('ZRANGE', owners, 0, 0, 'WITHSCORES')
-  local stride = 1 / (weights[tenant] or 1)
-  redis.call('ZINCRBY', tree, stride, tenant)
-  redis.call('ZINCRBY', owners, 1, first[1])
-  for _, priority in ipairs(order(tonumber(first[2]))) do
-    local id = redis.call('ZPOPMIN', owners .. SEP .. first[1] .. SEP .. priority)[1]
-    if id then return id, {tree, tenant, owners, first[1], stride} end
+  local owner, pass = unpack(redis.call('ZRANGE', tree .. SEP .. tenant, 0, 0, 'WITHSCORES'))
+  charge(tree, tenant, owner, weights, 1)
+  for _, priority in ipairs(order(tonumber(pass))) do
+    local id = redis.call('ZPOPMIN', jobs_of(tree, tenant, owner, priority))[1]
+    if id then return id, tenant, owner end
   end
 end
 
--- Take this very job out of a tree: it is started before its turn.
-local function take(tree, id, job, weights)
-  local owners = tree .. SEP .. job.tenant
-  if redis.call('ZREM', owners .. SEP .. job.owner .. SEP .. job.priority, id) == 1 then
-    redis.call('ZINCRBY', tree, 1 / (weights[job.tenant] or 1), job.tenant)
-    redis.call('ZINCRBY', owners, 1, job.owner)
-  end
-end
-
--- It was not started after all: that was nobody's share.
-local function refund(taken)
-  redis.call('ZINCRBY', taken[1], -taken[5], taken[2])
-  redis.call('ZINCRBY', taken[3], -1, taken[4])
+-- Take this very job out of a tree; whether it was there.
+local function remove(tree, id, job)
+  return redis.call('ZREM', jobs_of(tree, job.tenant, job.owner, job.priority), id) == 1
 end
 
 -- Whether it waits, here or parked.

@@ -28,8 +28,8 @@ class _Owner:
         self.passed = passed
         self.jobs: dict[int, list[tuple[int, str]]] = {1: [], 0: [], -1: []}
 
-    def order(self, passed: float) -> tuple[int, ...]:
-        turn = passed % LOW_EVERY
+    def order(self) -> tuple[int, ...]:
+        turn = self.passed % LOW_EVERY
         if turn == LOW_EVERY - 1:
             return _LOW_FIRST
         return _NORMAL_FIRST if turn == NORMAL_EVERY - 1 else _USUAL
@@ -75,12 +75,11 @@ class Shares:
                 return True
         return False
 
-    def take(self, job: str, share: Share, weights: Mapping[str, float]) -> None:
-        """It is started before its turn."""
-        if self.remove(job, share):
-            tenant = self._tenants[share.tenant]
-            tenant.passed += 1 / weights.get(share.tenant, 1)
-            tenant.owners[share.owner].passed += 1
+    def charge(self, share: Share, weights: Mapping[str, float], starts: int = 1) -> None:
+        """So many starts of an owner: of both the pass goes up, or, for one that was none after all, down again."""
+        tenant = self._tenants[share.tenant]
+        tenant.passed += starts / weights.get(share.tenant, 1)
+        tenant.owners[share.owner].passed += starts
 
     def waits(self) -> bool:
         """Whether anything is left. What has become empty goes, as far as it would be next."""
@@ -96,17 +95,12 @@ class Shares:
         return False
 
     def pop(self, weights: Mapping[str, float]) -> str | None:
-        """The next one; it has been started."""
+        """The next one, whose owner is charged for it."""
         if not self.waits():
             return None
         tenant = self._tenants[name := _first(self._tenants)]
-        owner = tenant.owners[_first(tenant.owners)]
-        tenant.passed += 1 / weights.get(name, 1)
-        owner.passed += 1
-        return next(owner.jobs[each] for each in owner.order(owner.passed - 1) if owner.jobs[each]).pop(0)[1]
-
-    def refund(self, share: Share, weights: Mapping[str, float]) -> None:
-        """The one that came just now was not started after all: that was nobody's share."""
-        tenant = self._tenants[share.tenant]
-        tenant.passed -= 1 / weights.get(share.tenant, 1)
-        tenant.owners[share.owner].passed -= 1
+        owner = tenant.owners[whose := _first(tenant.owners)]
+        priority = next(each for each in owner.order() if owner.jobs[each])
+        due, job = owner.jobs[priority].pop(0)
+        self.charge(Share(name, whose, priority, due), weights)
+        return job

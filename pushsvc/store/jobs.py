@@ -93,9 +93,7 @@ class JobStore:
 
         async def together(connection: Connection) -> list[Accepted] | None:
             async with connection.transaction():
-                found = await self._insert(
-                    asked, lambda sql, *args: connection.fetch(sql, self._postgres.deployment, *args)
-                )
+                found = await self._insert(asked, self._by(connection))
                 if None in found:
                     raise _Undecided
             return [each for each in found if each is not None]
@@ -110,10 +108,12 @@ class JobStore:
 
     async def insert_by(self, connection: Connection, submission: Submission) -> list[Accepted]:
         """Store one without a key by a connection that is in a transaction."""
-        found = await self._insert(
-            [submission], lambda sql, *args: connection.fetch(sql, self._postgres.deployment, *args)
-        )
+        found = await self._insert([submission], self._by(connection))
         return [each for each in found if each is not None]
+
+    def _by(self, connection: Connection) -> Ask:
+        """Asks by this very connection."""
+        return lambda statement, *args: connection.fetch(statement, self._postgres.deployment, *args)
 
     async def _decided(self, insert: Callable[[], Awaitable[T | None]]) -> T:
         """Try again while somebody's open transaction has a key: neither a connection nor anybody else waits."""

@@ -40,6 +40,14 @@ SELECT pg_advisory_xact_lock(hashtext('pushsvc.limit'), hashtext($1 || E'\\x1f' 
 ) n
 """
 
+
+def _running(names: str) -> str:
+    return f"""
+SELECT name, tenant, coalesce(owner, '') AS owner, count(*) AS running FROM pushsvc.jobs
+WHERE deployment = $1 AND status = 'running' AND name = ANY({names}::text[]) GROUP BY 1, 2, 3
+"""
+
+
 # What runs is counted, each time: a counter could drift. A job whose worker was lost runs as long as nobody has taken
 # it over, and then again. `asked` is each that could be started but for its limits, `fits` whether its owner's would.
 START_LIMITED = f"""
@@ -47,9 +55,7 @@ WITH due AS (
     SELECT id, name, tenant, coalesce(owner, '') AS owner, status FROM pushsvc.jobs
     WHERE {_STARTABLE} AND name = ANY($6::text[])
     ORDER BY id FOR UPDATE SKIP LOCKED
-), busy AS MATERIALIZED (
-    SELECT name, tenant, coalesce(owner, '') AS owner, count(*) AS running FROM pushsvc.jobs
-    WHERE deployment = $1 AND status = 'running' AND name = ANY($6) GROUP BY 1, 2, 3
+), busy AS MATERIALIZED ({_running("$6")}
 ), asked AS (
     SELECT d.id, d.name, l.most, l.most_each IS NULL OR coalesce(b.running, 0)
         + row_number() OVER (PARTITION BY d.name, d.tenant, d.owner ORDER BY d.id) <= l.most_each AS fits
@@ -72,7 +78,4 @@ SELECT d.id AS asked, coalesce(a.fits, true) AS fits, s.* FROM due d
 LEFT JOIN asked a ON a.id = d.id LEFT JOIN started s ON s.id = d.id
 """
 
-RUNNING = """
-SELECT name, tenant, coalesce(owner, '') AS owner, count(*) AS running FROM pushsvc.jobs
-WHERE deployment = $1 AND status = 'running' AND name = ANY($2::text[]) GROUP BY 1, 2, 3
-"""
+RUNNING = _running("$2")

@@ -112,7 +112,13 @@ WHERE j.deployment || '' = $1 AND j.id = g.id AND j.version = g.version AND j.st
 RETURNING {J}
 """
 
-FINISH_JOBS = f"""
+
+def _finish(*, recorded: bool) -> str:
+    """`recorded`: some may be endpoints', whose records are gone with them."""
+    forgotten = """, forgotten AS (
+    DELETE FROM pushsvc.records r USING done d WHERE r.job = d.id
+)"""
+    return f"""
 WITH given AS (
     SELECT * FROM unnest($2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::text[])
         AS g (id, version, status, result, error, inline, sha256)
@@ -147,19 +153,17 @@ WITH given AS (
     FROM (SELECT *, CASE callback_url WHEN 'default' THEN $9 ELSE callback_url END AS url FROM done) d
     WHERE url IS NOT NULL
     RETURNING job
-)
+){forgotten if recorded else ""}
 SELECT {", ".join(f"d.{column.strip()}" for column in JOB.split(","))},
     c.name AS channel, c.epoch, l."offset", k.job IS NOT NULL AS called
 FROM done d LEFT JOIN logged l ON l.job = d.id LEFT JOIN counted c ON c.id = l.channel
 LEFT JOIN called k ON k.job = d.id
 """
 
-# Of endpoints: their records are gone with them.
-FINISH_RECORDED_JOBS = FINISH_JOBS.replace(
-    "), called AS (",
-    "), forgotten AS (DELETE FROM pushsvc.records r USING done d WHERE r.job = d.id), called AS (",
-    1,
-)
+
+FINISH_JOBS = _finish(recorded=False)
+
+FINISH_RECORDED_JOBS = _finish(recorded=True)
 
 PLACES_OF_JOBS = f"""
 SELECT {J}, c.name AS channel, c.epoch, e."offset",
