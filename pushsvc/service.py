@@ -32,7 +32,6 @@ from .endpoints import Catalogue, EndpointOptions, Mark, Otherwise, Render
 from .errors import BadRequest, SettingsError
 from .hosting import Attachment, Host, ServiceApp
 from .jobs import (
-    PRIORITIES,
     CallOptions,
     Holds,
     JobContext,
@@ -44,6 +43,7 @@ from .jobs import (
     Registry,
     Submit,
     Terms,
+    check_priority,
     current_job,
     options_of,
     seconds,
@@ -172,8 +172,7 @@ class Service(Offers):
         kept = self.settings.retention if retention is None else retention
         if otherwise not in ("refuse", "run"):
             raise SettingsError("respond_async: otherwise is 'refuse' or 'run'")
-        if priority not in PRIORITIES:
-            raise SettingsError(f"respond_async: priority is one of {', '.join(PRIORITIES)}")
+        check_priority("respond_async: priority", priority, SettingsError)
         options = EndpointOptions(
             wait=0.0 if wait == 0 else seconds("respond_async: wait", wait),
             timeout=seconds("respond_async: timeout", timeout),

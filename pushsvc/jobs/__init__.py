@@ -11,7 +11,7 @@ from .holds import Holds
 from .keeper import Keeper, OwnLoop
 from .limited import Limited
 from .offering import Jobs, Offers, Terms, seconds, spec_of
-from .options import PRIORITIES, CallOptions, JobOptions, Priority, SubmitOptions, options_of
+from .options import PRIORITIES, CallOptions, JobOptions, Priority, SubmitOptions, check_priority, options_of
 from .publications import Publications
 from .registry import JobSpec, Registry
 from .results import Answered, encode
@@ -21,6 +21,7 @@ from .submission import BatchRequest, JobRequest, Submitter
 from .submit import Options, Parent, Submit
 from .sweeper import Sweeper
 from .ticker import Ticker
+from .unserved import unserved
 from .watch import Watch
 from .worker import Worker
 
@@ -60,10 +61,12 @@ __all__ = [
     "Ticker",
     "Watch",
     "Worker",
+    "check_priority",
     "current_job",
     "encode",
     "options_of",
     "params_model",
     "seconds",
     "spec_of",
+    "unserved",
 ]

@@ -15,7 +15,7 @@ from ..errors import PushsvcError, SettingsError
 from ..queries import PgSettings
 from ..settings import LONGEST, parse_duration
 from .context import PgSettingsFor
-from .options import PRIORITIES, Priority
+from .options import Priority, check_priority
 from .registry import JobSpec
 from .retries import retries_of
 from .schedule import Missed, Schedule, schedule_of
@@ -186,8 +186,7 @@ def spec_of(function: Callable[..., Any], terms: Terms, retention: float) -> Job
     params, context = params_model(job, function)
     if not isinstance(tries, int) or not 1 <= tries <= MOST_ATTEMPTS:
         raise SettingsError(f"job {job}: max_attempts is a number from 1 to {MOST_ATTEMPTS}")
-    if terms.priority not in PRIORITIES:
-        raise SettingsError(f"job {job}: priority is one of {', '.join(PRIORITIES)}")
+    check_priority(f"job {job}: priority", terms.priority, SettingsError)
     if terms.retry is not None and tries == 1:
         raise SettingsError(f"job {job}: retry says when to try again, and max_attempts=1 that it is tried once")
     return JobSpec(

@@ -8,11 +8,17 @@ from datetime import datetime
 from typing import Any, Literal, TypedDict
 
 from ..domain import check_name, check_queue, check_subject, check_tenant
-from ..errors import BadRequest
+from ..errors import BadRequest, PushsvcError
 
 Priority = Literal["high", "normal", "low"]
 
 PRIORITIES: Mapping[str, int] = {"high": 1, "normal": 0, "low": -1}
+
+
+def check_priority(what: str, value: object, error: type[PushsvcError] = BadRequest) -> None:
+    """Raises `error` where this is no priority."""
+    if value not in PRIORITIES:
+        raise error(f"{what} is one of {', '.join(PRIORITIES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +80,7 @@ def options_of(base: CallOptions, said: Mapping[str, Any], allowed: frozenset[st
     given = {name: value for name, value in said.items() if value is not None}
     if given.keys() >= {"session", "connection"}:
         raise BadRequest("give session= or connection=, whichever holds the transaction")
-    if given.get("priority", "normal") not in PRIORITIES:
-        raise BadRequest(f"priority is one of {', '.join(PRIORITIES)}")
+    check_priority("priority", given.get("priority", "normal"))
     for name in ("run_at", "deadline"):
         if name in given and given[name].tzinfo is None:
             raise BadRequest(f"{name} says no time zone: write datetime(…, tzinfo=UTC)")

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from datetime import UTC, datetime
 from functools import partial
 
@@ -25,6 +25,7 @@ from ..tasks import contained, each_apart, forever, tolerated
 from .announce import Announcer
 from .limited import Limited
 from .registry import Registry
+from .unserved import unserved
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,6 @@ PURGE_EVERY = 15.0
 UNSERVED_EVERY = 5.0
 UNSERVED = 5.0
 """Seconds between two looks for queues that nobody serves, and after which a job waits there for too long."""
-MOST_WAITING = 10_000
 
 _START = (datetime(1970, 1, 1, tzinfo=UTC), "")
 
@@ -64,7 +64,7 @@ class Sweeper:
         self._settings = settings
         self._after = _START
         self._looked_at = self._purged_at = 0.0
-        self._unserved: set[str] = set()
+        self._unserved: Set[str] = frozenset()
 
     async def run(self) -> None:
         """Sweep for ever; whatever goes wrong is tried again at the next look."""
@@ -138,21 +138,18 @@ class Sweeper:
         if time.monotonic() - self._looked_at < UNSERVED_EVERY:
             return
         self._looked_at = time.monotonic()
-        waiting = {
-            name: count for name, count, longest in await self._store.waiting(MOST_WAITING) if longest > UNSERVED
-        }
         try:
-            unserved = waiting.keys() - await self._queue.served(list(waiting))
+            found = await unserved(self._store, self._queue, UNSERVED)
         except FAULTS as error:
             return away("looking for queues that nobody serves", error)
-        for name in sorted(unserved - self._unserved):
+        for name in sorted(found.keys() - self._unserved):
             logger.warning(
                 "%d jobs wait on the queue %s, which no worker serves: start one with `pushsvc worker … --queues %s`",
-                waiting[name],
+                found[name],
                 name,
                 name,
             )
-        self._unserved = unserved
+        self._unserved = found.keys()
 
     async def _sweep_old(self, swept: dict[str, int]) -> None:
         swept["purged"] += await self._purge()

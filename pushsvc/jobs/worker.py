@@ -65,8 +65,8 @@ class Worker:
         databases: Mapping[str, DatabasePool],
         settings: Settings,
         holds: Holds,
+        limited: Limited,
         bus: str | LocalBus | None = None,
-        limited: Limited | None = None,
         submit: Callable[[JobContext, CallOptions], Submit] | None = None,
         state: Callable[[], Any] = lambda: None,
     ) -> None:
@@ -78,7 +78,7 @@ class Worker:
         self._announcer = announcer
         self._databases = databases
         self._settings = settings
-        self._limited = Limited(registry, store, queue) if limited is None else limited
+        self._limited = limited
         self._rules = Rules(settings.queues or registry.queues, self._limited.by_name, settings.tenant_weights)
         self._limits = Limits(settings.result_limit, settings.inline_limit, settings.show_errors)
         self._holds = holds

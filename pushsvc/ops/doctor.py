@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from ..bus import FAULTS, BusClient, Publisher, Queue, Scope, connect, connect_bus
 from ..errors import PushsvcError
-from ..jobs import Registry
+from ..jobs import Registry, unserved
 from ..masking import mask_url
 from ..settings import Settings
 from ..store import JobStore, Postgres, Retention
@@ -138,8 +138,8 @@ class Doctor:
         store = await self._store() if STORE in reachable else None
         probed = None
         if store and store.version == store.needed and {"queue", "bus"} <= reachable:
-            probed = await self._probe()
-            store = replace(store, unserved=await self._unserved())
+            probed, unserved_queues = await self._at_work()
+            store = replace(store, unserved=unserved_queues)
         secret = self._settings.secret
         return Examination(
             settings=self._settings.masked(),
@@ -212,22 +212,16 @@ class Doctor:
             for client in (redis, bus):
                 await _closed(client)
 
-    async def _probe(self) -> Probed | str:
+    async def _at_work(self) -> tuple[Probed | str, tuple[tuple[str, int], ...]]:
+        """What became of the probe, or why it broke off; and the queues that nobody serves."""
         try:
             async with self._opened() as (postgres, queue, publisher):
-                probe = Probe(JobStore(postgres), Retention(postgres), queue, publisher, self._settings.bus)
-                return await probe.run(list(self._urls))
+                store = JobStore(postgres)
+                probe = Probe(store, Retention(postgres), queue, publisher, self._settings.bus)
+                probed = await probe.run(list(self._urls))
+                return probed, tuple((await unserved(store, queue)).items())
         except Exception as error:
-            return said(error)
-
-    async def _unserved(self) -> tuple[tuple[str, int], ...]:
-        # What is wrong with the engines, the probe has said.
-        with suppress(Exception):
-            async with self._opened() as (postgres, queue, _):
-                waiting = {name: count for name, count, _ in await JobStore(postgres).waiting(10_000)}
-                served = await queue.served(list(waiting))
-                return tuple((name, count) for name, count in waiting.items() if name not in served)
-        return ()
+            return said(error), ()
 
 
 def _by_url(named: Mapping[str, str]) -> Iterable[tuple[str, tuple[str, ...]]]:
